@@ -1,0 +1,45 @@
+# Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
+# PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
+
+.PHONY: help setup run test lint format bench lock clean
+export PYTHON
+
+BIN = .venv/bin
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## Make .venv with everything, from the hash-locked files
+	@sh tools/setup.sh
+
+run: setup  ## Serve on SQLite with the outbox; prints the URL, a key and a curl line
+	@exec sh tools/run.sh
+
+test: setup  ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup  ## Format, and mend what the linter can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup  ## Measure emails per second, end to end
+	$(BIN)/python -m benchmarks.end_to_end
+
+# Why pip options and not uv.lock: uv.lock names a host on each line. dev.txt leaves out what runtime.txt holds, so
+# that no package is pinned twice; they are installed together.
+COMPILE = UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip compile --quiet --python $(BIN)/python --python-version 3.11 \
+	--universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE)
+
+lock: setup  ## Write the two lock files anew (UPGRADE=--upgrade takes the newest versions)
+	$(COMPILE) pyproject.toml requirements/runtime.in -o requirements/runtime.txt
+	$(COMPILE) requirements/dev.in -c requirements/runtime.txt -o requirements/dev.txt \
+		$$(sed -n 's/^\([a-z0-9][a-z0-9._-]*\)[=[].*/--no-emit-package \1/p' requirements/runtime.txt)
+
+clean:  ## Remove .venv and caches; keeps hes.db, outbox and .hes-key
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
