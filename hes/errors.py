@@ -1,0 +1,114 @@
+"""The exceptions of HES.
+
+HesError
+├── ConfigError            start is refused; names the setting
+├── CallerError            becomes a 4xx problem
+│   ├── Unreadable         400
+│   ├── NotAuthenticated   401
+│   ├── Forbidden          403
+│   ├── NotFound           404
+│   ├── WrongState         409
+│   ├── TooLarge           413
+│   ├── UnsupportedType    415
+│   └── Invalid            422: InvalidEmail, KeyReused
+└── StorageError           becomes 503, or a pause
+    ├── StorageUnavailable nothing was written; the same call may work later
+    └── StorageBroken      the disk failed a write; the process must end, and a restart recovers
+
+Exceptions are for what the code at hand can't deal with; outcomes of sending are values (`hes.model.Answer`).
+No text of an error holds a secret, a body or an address.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+
+class FieldError(Struct, frozen=True):
+    """What is wrong with one field: `path` as in `to[2].email`, "" for the whole body."""
+
+    path: str
+    message: str
+
+
+class HesError(Exception):
+    """Everything that HES raises on purpose."""
+
+
+class ConfigError(HesError):
+    """A setting is missing or wrong: its name, what is wrong, and an example."""
+
+
+class CallerError(HesError):
+    """The caller can mend this. `detail` is for people."""
+
+    status = 400
+    title = "Bad request"
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = (), headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = headers or {}
+
+
+class Unreadable(CallerError):
+    """The body is not JSON, or a header is malformed."""
+
+    title = "Unreadable request"
+
+
+class NotAuthenticated(CallerError):
+    status, title = 401, "Not authenticated"
+
+
+class Forbidden(CallerError):
+    status, title = 403, "Forbidden"
+
+
+class NotFound(CallerError):
+    status, title = 404, "Not found"
+
+
+class WrongState(CallerError):
+    """The email is in a state that does not allow this."""
+
+    status, title = 409, "Wrong state"
+
+
+class TooLarge(CallerError):
+    status, title = 413, "Too large"
+
+
+class UnsupportedType(CallerError):
+    status, title = 415, "Unsupported media type"
+
+
+class Invalid(CallerError):
+    """The content is readable but not acceptable."""
+
+    status, title = 422, "Invalid content"
+
+
+class InvalidEmail(Invalid):
+    """An email that HES cannot take; `errors` names the fields."""
+
+    title = "Invalid email"
+
+
+class KeyReused(Invalid):
+    """The idempotency key was used with another body."""
+
+    title = "Idempotency key reused"
+
+
+class StorageError(HesError):
+    """The storage could not do what was asked."""
+
+
+class StorageUnavailable(StorageError):
+    """The storage is away or busy, and nothing was written."""
+
+
+class StorageBroken(StorageError):
+    """The disk failed a write. Nothing that was asked for counts as written; the process must end."""

@@ -1,0 +1,306 @@
+"""What HES speaks of: emails, deliveries, attempts, and the closed sets of words for them. No I/O.
+
+Times are `Millis`, whole milliseconds since 1970 in UTC, everywhere inside HES; they become RFC 3339 text only at
+the edge (`hes.web`). Why not aware datetimes: the same number means the same in SQLite, Postgres and Python, sorts
+and adds without a time zone, and costs nothing to convert on the hot path. Given up: a readable time in a database
+shell.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, NewType
+
+from msgspec import Struct, field
+
+Millis = int
+"""Milliseconds since 1970-01-01T00:00:00Z."""
+
+EmailId = NewType("EmailId", str)
+"""UUIDv7 as text; also the id of the email's one delivery."""
+
+AttemptId = NewType("AttemptId", str)
+"""UUIDv7 as text; the fence of the lease that it names, and what providers are told as `hes_attempt`."""
+
+Clock = Callable[[], Millis]
+"""The wall clock. Passed in, so that tests and the simulation own time."""
+
+Monotonic = Callable[[], float]
+"""Seconds that never go back; for deadlines within one process."""
+
+
+class Outcome(StrEnum):
+    """What one attempt led to. Closed: what a provider's file does not list is `in_doubt`."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    DECLINED = "declined"
+    REFUSED = "refused"
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    IN_DOUBT = "in_doubt"
+
+
+class Status(StrEnum):
+    """Where an email stands."""
+
+    DRAFT = "draft"
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    SENDING = "sending"
+    IN_DOUBT = "in_doubt"
+    HELD = "held"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    BOUNCED = "bounced"
+    COMPLAINED = "complained"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Reason(StrEnum):
+    """Why an email is `failed` or `held`."""
+
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    SUPPRESSED = "suppressed"
+    NO_PROVIDER = "no_provider"
+    DOUBT = "doubt"
+    EXPIRED_IN_DOUBT = "expired_in_doubt"
+    REJECTED_AFTER_DOUBT = "rejected_after_doubt"
+    POISON = "poison"
+    OPERATOR = "operator"
+    RESTORED = "restored"
+
+
+class EventType(StrEnum):
+    """What a timeline entry tells. The last eight come from providers."""
+
+    CREATED = "created"
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"
+    RESCHEDULED = "rescheduled"
+    ATTEMPT = "attempt"
+    NOT_TRIED = "not_tried"
+    FAILED_OVER = "failed_over"
+    IN_DOUBT = "in_doubt"
+    RESOLVED = "resolved"
+    HELD = "held"
+    SENT = "sent"
+    DUPLICATE = "duplicate"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPPRESSED = "suppressed"
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    BOUNCED = "bounced"
+    COMPLAINED = "complained"
+    OPENED = "opened"
+    CLICKED = "clicked"
+    UNSUBSCRIBED = "unsubscribed"
+    REJECTED = "rejected"
+
+
+class Resolution(StrEnum):
+    """What was found out later about an attempt."""
+
+    ACCEPTED = "accepted"
+    NOT_ACCEPTED = "not_accepted"
+    OPERATOR = "operator"
+
+
+class OnDoubt(StrEnum):
+    """The sender's policy once nobody can find out whether a provider took the email."""
+
+    RESEND = "resend"
+    HOLD = "hold"
+    WAIT = "wait"
+
+
+class Decision(StrEnum):
+    """What a person says of an email that is `held` or `in_doubt`."""
+
+    SENT = "sent"
+    RESEND = "resend"
+    FAILED = "failed"
+
+
+class Scope(StrEnum):
+    """What a `refused` answer is about."""
+
+    PROVIDER = "provider"
+    SENDER_DOMAIN = "sender_domain"
+
+
+class Address(Struct, frozen=True, omit_defaults=True):
+    """One mailbox. `email` is normalised: ASCII domain (IDNA), no CR, LF or NUL; `name` likewise free of them."""
+
+    email: str
+    name: str | None = None
+
+    @property
+    def domain(self) -> str:
+        """What stands after the last `@`, in lower case."""
+        return self.email.rpartition("@")[2].lower()
+
+
+class Attachment(Struct, frozen=True, omit_defaults=True):
+    """One file. With a `content_id` it is an inline image that the HTML names as `cid:<content_id>`."""
+
+    filename: str
+    content: bytes
+    content_type: str
+    content_id: str | None = None
+
+
+class Email(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the caller handed in, checked and normalised. Never changed once sending began.
+
+    This struct, as JSON, is the stored payload: a process of an older version must be able to read what a newer
+    one wrote, so fields are only ever added, with a default. At least one of `text` and `html` is not empty.
+    """
+
+    id: EmailId
+    project: str
+    message_id: str
+    """The RFC 5322 Message-ID with its angle brackets; the same for every attempt at every provider."""
+    date: Millis
+    """When it was handed in, by the accepting process's clock: what the Date header says."""
+    sender: Address = field(name="from")
+    to: tuple[Address, ...] = ()
+    cc: tuple[Address, ...] = ()
+    bcc: tuple[Address, ...] = ()
+    reply_to: tuple[Address, ...] = ()
+    subject: str = ""
+    text: str | None = None
+    html: str | None = None
+    headers: dict[str, str] = {}
+    attachments: tuple[Attachment, ...] = ()
+    tags: dict[str, str] = {}
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """The one order to get one Email out: the narrow, hot row that all decisions of `hes.policy` work on."""
+
+    email_id: EmailId
+    project: str
+    lane: str
+    """Project and whatever decides which providers may take it; deliveries of one lane are interchangeable."""
+    status: Status
+    reason: Reason | None = None
+    due_at: Millis
+    """Not leased before. For `in_doubt`: when the search is over."""
+    expires_at: Millis
+    expires_in: int
+    """Seconds; what `expires_at` is counted anew from when a person says that it is to be sent again."""
+    on_doubt: OnDoubt
+    attempt_timeout: float
+    """Seconds, over the whole call to the provider."""
+    own_providers: tuple[str, ...] = ()
+    """The caller's own list: restricts and orders. Empty: any."""
+    size_bytes: int = 0
+    attempt_id: AttemptId | None = None
+    """The fence: which attempt holds the lease. None: nobody does."""
+    lease_ends_at: Millis | None = None
+    attempts: int = 0
+    """How many attempt rows there are; the newest one's number."""
+    provider: str | None = None
+    """Who took it, else who was tried last."""
+    tried: tuple[str, ...] = ()
+    """Who was tried in this round without having taken it."""
+    declined_by: tuple[str, ...] = ()
+    """Who can never take this email."""
+    round: int = 0
+    """How often all usable providers were gone through after trouble of theirs; what the backoff grows with."""
+    lapses: int = 0
+    """In how many crashes this was in flight."""
+    version: int = 1
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One try of one Delivery at one Provider. `outcome` is None while it is in flight."""
+
+    id: AttemptId
+    email_id: EmailId
+    number: int
+    provider: str
+    started_at: Millis
+    render_version: int = 1
+    """Which version of the provider's rendering the request was made with; a replay needs the same."""
+    outcome: Outcome | None = None
+    ended_at: Millis | None = None
+    status_code: int | None = None
+    provider_message_id: str | None = None
+    detail: str | None = None
+    resolution: Resolution | None = None
+
+    @property
+    def is_open_doubt(self) -> bool:
+        return self.outcome is Outcome.IN_DOUBT and self.resolution is None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Known to have been taken, by its own answer or by evidence."""
+        return self.outcome is Outcome.ACCEPTED or self.resolution is Resolution.ACCEPTED
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One timeline entry."""
+
+    email_id: EmailId
+    type: EventType
+    at: Millis
+    provider: str | None = None
+    recipient: str | None = None
+    data: dict[str, Any] = {}
+
+
+class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one call to a provider led to, in our words. Providers return it; they do not raise for what is normal."""
+
+    outcome: Outcome
+    status_code: int | None = None
+    provider_message_id: str | None = None
+    retry_after_seconds: float | None = None
+    """For `throttled`, and for `refused` by a used-up quota: when to ask again. Already clamped to an hour."""
+    scope: Scope = Scope.PROVIDER
+    quota: bool = False
+    """A `refused` that is about a used-up quota or allowance."""
+    detail: str = ""
+    """For people: what the provider said, shortened, without secrets, addresses or bodies of ours."""
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """An attempt that is over, as the sender tells it. `answer` None: not tried, no byte went out."""
+
+    attempt_id: AttemptId
+    email_id: EmailId
+    provider: str
+    ended_at: Millis
+    answer: Answer | None
+    note: str = ""
+    """Why it was not tried."""
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What somebody found out about a named attempt."""
+
+    email_id: EmailId
+    attempt_id: AttemptId
+    accepted: bool
+    source: str
+    """Who says so: `late outcome`, `event`, `look-up`, `replay`."""
+    provider_message_id: str | None = None
+    detail: str = ""
+
+
+class Leased(Struct, frozen=True, kw_only=True):
+    """A delivery in a sender's hand: the lease is on disk and names provider and attempt."""
+
+    email: Email
+    attempt_id: AttemptId
+    number: int
+    provider: str
+    timeout_seconds: float
+    size_bytes: int
+    deadline: float
+    """On this process's monotonic clock: by then the outcome must be known, or no byte may go out."""

@@ -1,0 +1,507 @@
+"""What follows from what: every move of an email, and when and where it is tried next. Pure: no I/O, no clock.
+
+Storage calls this inside its transactions and writes down what comes back; nothing else in HES decides.
+
+Which moves exist at all is the table in `hes.transitions`; here is when they are made. The public methods of `Policy`
+are what can happen to an email: it is leased, its lease ends with an outcome (`settle`) or without one (`lapse`),
+somebody finds something out (`evidence`), a person speaks (`cancel`, `resolve`), its time is over (`expire`).
+
+Known weakness: no provider has a means to find out what became of a doubt yet, so the search of a doubt ends in the
+moment it begins, and the sender's policy acts at once.
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hes.errors import WrongState
+from hes.model import (
+    Attempt,
+    AttemptId,
+    Decision,
+    Delivery,
+    Ended,
+    Event,
+    EventType,
+    Evidence,
+    Millis,
+    OnDoubt,
+    Outcome,
+    Reason,
+    Resolution,
+    Status,
+)
+from hes.transitions import Cause, allows, move
+
+WENT_OUT = frozenset({Status.SENT, Status.DELIVERED, Status.BOUNCED, Status.COMPLAINED})
+
+POISON_LAPSES = 3
+"""In flight at so many crashes: held, whatever the policy."""
+
+
+class Case(Struct, frozen=True):
+    """A delivery with all its attempts in order of number: what a decision is made from."""
+
+    delivery: Delivery
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def open_doubts(self) -> list[Attempt]:
+        return [a for a in self.attempts if a.is_open_doubt]
+
+    def attempt(self, attempt_id: AttemptId | None) -> Attempt | None:
+        return next((a for a in self.attempts if a.id == attempt_id), None)
+
+    def after(self, change: "Change") -> "Case":
+        """The case as it stands once the change is written."""
+        news = {a.id: a for a in change.attempts}
+        kept = (news.pop(a.id, a) for a in self.attempts if a.id != change.dropped)
+        return Case(change.delivery, (*kept, *news.values()))
+
+
+class Change(Struct, frozen=True):
+    """What is to be written, all of it or nothing."""
+
+    delivery: Delivery
+    events: tuple[Event, ...]
+    attempts: tuple[Attempt, ...] = ()
+    """Rows that are new or changed."""
+    dropped: AttemptId | None = None
+    """The row of an attempt that was never made."""
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """The settings that decisions depend on. Seconds."""
+
+    providers: tuple[str, ...]
+    """Names of all configured providers, in the order of the configuration."""
+    lease_seconds: float = 30
+    retry_base_seconds: float = 1
+    retry_cap_seconds: float = 600
+    refused_seconds: float = 10
+    """How long an email rests that the only usable provider refused for reasons of the account."""
+
+
+class Policy:
+    """All decisions. Randomness is passed in, for the jitter of the backoff."""
+
+    def __init__(self, rules: Rules, rng: random.Random) -> None:
+        self.rules = rules
+        self._rng = rng
+
+    # --- who may take it -----------------------------------------------------------------------------------------
+
+    def usable(self, delivery: Delivery) -> list[str]:
+        """Providers that may ever take this email, in order of preference."""
+        names = delivery.own_providers or self.rules.providers
+        return [n for n in names if n in self.rules.providers and n not in delivery.declined_by]
+
+    def choose(self, delivery: Delivery, rooms: Mapping[str, int]) -> str | None:
+        """The provider with a free hand that is to take it now; None: it waits.
+
+        Whoever was not tried in this round goes first; the caller's own order counts, else the freest hands.
+        """
+        free = [n for n in self.usable(delivery) if n not in delivery.tried and rooms.get(n, 0) > 0]
+        if not free or delivery.own_providers:
+            return free[0] if free else None
+        return max(free, key=lambda name: rooms[name])
+
+    def give_out(
+        self, due: Sequence[Delivery], rooms: Mapping[str, int], size_budget: int, *, is_idle: bool
+    ) -> list[tuple[Delivery, str]] | None:
+        """Which of the due deliveries go into whose free hands, in their order.
+
+        None: a suspect is due, one that was in flight at all crashes but the last that is allowed. It is given out
+        alone, only while nothing else is in flight (`is_idle`), so nothing may be given out now.
+        """
+        hands = dict(rooms)
+        chosen: list[tuple[Delivery, str]] = []
+        for delivery in due:
+            provider = self.choose(delivery, hands)
+            if provider is None:
+                continue
+            if delivery.lapses >= POISON_LAPSES - 1:
+                return [(delivery, provider)] if is_idle else None
+            if delivery.size_bytes > size_budget and not (is_idle and not chosen):
+                break
+            size_budget -= delivery.size_bytes
+            hands[provider] -= 1
+            chosen.append((delivery, provider))
+        return chosen
+
+    # --- a lease and its end -------------------------------------------------------------------------------------
+
+    def lease(
+        self, delivery: Delivery, provider: str, attempt_id: AttemptId, render_version: int, now: Millis
+    ) -> Change:
+        """Give it into a provider's free hand."""
+        number = delivery.attempts + 1
+        leased = move(
+            delivery,
+            Cause.LEASE,
+            Status.SENDING,
+            attempt_id=attempt_id,
+            lease_ends_at=now + _millis(self.rules.lease_seconds),
+            attempts=number,
+            provider=provider,
+        )
+        attempt = Attempt(
+            id=attempt_id,
+            email_id=delivery.email_id,
+            number=number,
+            provider=provider,
+            started_at=now,
+            render_version=render_version,
+        )
+        events = [_event(leased, EventType.ATTEMPT, now, provider, attempt=number)]
+        if delivery.tried and provider not in delivery.tried:
+            failed_over = {"from": delivery.tried[-1], "to": provider}
+            events.insert(0, _event(leased, EventType.FAILED_OVER, now, provider, **failed_over))
+        return Change(leased, tuple(events), attempts=(attempt,))
+
+    def settle(self, case: Case, ended: Ended, now: Millis) -> Change | None:
+        """A sender says how its attempt ended. None: nothing new.
+
+        The fence: only the attempt that holds the lease settles the delivery. What comes after the lease was lost is
+        evidence about that attempt, and moves the delivery only as evidence may.
+        """
+        attempt = case.attempt(ended.attempt_id)
+        if attempt is None:
+            return None  # not tried, and told before
+        if not holds_lease(case, ended):
+            proof = _late_evidence(ended)
+            return self.evidence(case, proof, now) if proof else None
+        if ended.answer is None:
+            return self._not_tried(case, attempt, ended, now)
+        answer = ended.answer
+        over = replace(
+            attempt,
+            outcome=answer.outcome,
+            ended_at=ended.ended_at,
+            status_code=answer.status_code,
+            provider_message_id=answer.provider_message_id or attempt.provider_message_id,
+            detail=answer.detail or None,
+        )
+        return self._end_lease(case, over, now, retry_after_seconds=answer.retry_after_seconds)
+
+    def lapse(self, case: Case, now: Millis) -> Change:
+        """The lease ran out, or its process is proven dead, and no outcome came."""
+        attempt = case.attempt(case.delivery.attempt_id)
+        if attempt is None:
+            raise ValueError(f"email {case.delivery.email_id} is leased without an attempt")
+        detail = "the process that was sending it went away before it wrote down how the call ended"
+        over = replace(attempt, outcome=Outcome.IN_DOUBT, ended_at=now, detail=detail)
+        lapsed = replace(case, delivery=replace(case.delivery, lapses=case.delivery.lapses + 1))
+        return self._end_lease(lapsed, over, now, lapsed=True)
+
+    def _not_tried(self, case: Case, attempt: Attempt, ended: Ended, now: Millis) -> Change:
+        """No byte went out: the attempt never was. Kept evidence about earlier ones is read all the same."""
+        earlier = [a for a in case.attempts if a.id != attempt.id]
+        free = replace(
+            _unleased(case.delivery),
+            attempts=case.delivery.attempts - 1,
+            provider=earlier[-1].provider if earlier else None,
+        )
+        events = (_event(free, EventType.NOT_TRIED, now, attempt.provider, why=ended.note),)
+        proof = _first_accepted(earlier)
+        if proof is not None:
+            sent = self._sent(free, Cause.EVIDENCE_ACCEPTED, proof, now, earlier)
+            return replace(sent, events=(*events, *sent.events), dropped=attempt.id)
+        queued = move(free, Cause.TRY_AGAIN, Status.QUEUED, due_at=now)
+        return Change(queued, events, dropped=attempt.id)
+
+    def _end_lease(
+        self,
+        case: Case,
+        over: Attempt,
+        now: Millis,
+        *,
+        retry_after_seconds: float | None = None,
+        lapsed: bool = False,
+    ) -> Change:
+        """What follows from the outcome of the attempt that held the lease."""
+        free = _unleased(case.delivery)
+        attempts = [over if a.id == over.id else a for a in case.attempts]
+        # Evidence that came in while it was leased was kept for this moment, and the first proof counts.
+        proof = _first_accepted(a for a in attempts if a.id != over.id) or (over if over.is_accepted else None)
+        if proof is not None:
+            cause = Cause.ACCEPTED if proof.outcome is Outcome.ACCEPTED else Cause.EVIDENCE_ACCEPTED
+            change = self._sent(free, cause, proof, now, attempts)
+        elif over.outcome is Outcome.REJECTED:
+            change = self._rejected(free, over, attempts, now)
+        elif over.is_open_doubt:
+            change = self._doubt(free, over, now, lapsed=lapsed)
+        else:
+            change = self._try_again(free, over, attempts, now, retry_after_seconds, lapsed=lapsed)
+        return replace(change, attempts=(over,))
+
+    def _sent(
+        self, delivery: Delivery, cause: Cause, proof: Attempt, now: Millis, attempts: Iterable[Attempt]
+    ) -> Change:
+        sent = move(delivery, cause, Status.SENT, provider=proof.provider)
+        events = [_event(sent, EventType.SENT, now, proof.provider, attempt=proof.number)]
+        taken = [a for a in attempts if a.is_accepted]
+        if len(taken) > 1:
+            events.append(_duplicate(sent, taken, now))
+        return Change(sent, tuple(events))
+
+    def _rejected(self, delivery: Delivery, over: Attempt, attempts: Iterable[Attempt], now: Millis) -> Change:
+        # One copy may be on its way already: then the email is not failed, whatever the second provider thinks of it.
+        if any(a.is_open_doubt for a in attempts):
+            held = move(delivery, Cause.REJECTED, Status.HELD, Reason.REJECTED_AFTER_DOUBT)
+            return Change(held, (_held(held, now, over),))
+        failed = move(delivery, Cause.REJECTED, Status.FAILED, Reason.REJECTED)
+        return Change(failed, (_failed(failed, now, over),))
+
+    def _try_again(
+        self,
+        delivery: Delivery,
+        over: Attempt,
+        attempts: Iterable[Attempt],
+        now: Millis,
+        retry_after_seconds: float | None,
+        *,
+        lapsed: bool,
+    ) -> Change:
+        """Surely not accepted, and not the email's fault: due again, at another provider or later."""
+        if over.outcome is Outcome.DECLINED:
+            delivery = replace(delivery, declined_by=(*delivery.declined_by, over.provider))
+            if not self.usable(delivery):
+                return self._no_provider(delivery, over, attempts, now)
+        pause = {
+            Outcome.THROTTLED: retry_after_seconds or self.rules.retry_base_seconds,
+            Outcome.REFUSED: retry_after_seconds or self.rules.refused_seconds,
+            Outcome.UNAVAILABLE: None,
+        }.get(over.outcome or Outcome.IN_DOUBT, 0.0)
+        waiting = self._next_try(delivery, over.provider, now, 0.0 if lapsed else pause)
+        queued = move(waiting, Cause.TRY_AGAIN, Status.QUEUED)
+        return Change(queued, (_queued(queued, now, over),))
+
+    def _no_provider(self, delivery: Delivery, over: Attempt, attempts: Iterable[Attempt], now: Millis) -> Change:
+        if any(a.is_open_doubt for a in attempts):
+            held = move(delivery, Cause.ALL_DECLINED, Status.HELD, Reason.DOUBT)
+            return Change(held, (_held(held, now, over),))
+        failed = move(delivery, Cause.ALL_DECLINED, Status.FAILED, Reason.NO_PROVIDER)
+        return Change(failed, (_failed(failed, now, over),))
+
+    def _doubt(self, delivery: Delivery, over: Attempt, now: Millis, *, lapsed: bool) -> Change:
+        """It may have been accepted. Nobody can be asked yet, so the search is over as it begins."""
+        doubted = move(delivery, Cause.DOUBT, Status.IN_DOUBT)
+        told = _event(doubted, EventType.IN_DOUBT, now, over.provider, attempt=over.number, detail=over.detail)
+        end = self._search_over(doubted, over, now, lapsed=lapsed)
+        return replace(end, events=(told, *end.events))
+
+    def _search_over(self, delivery: Delivery, over: Attempt, now: Millis, *, lapsed: bool) -> Change:
+        """Nothing more can be found out: the sender's policy acts."""
+        if delivery.lapses >= POISON_LAPSES:
+            held = move(delivery, Cause.POISON, Status.HELD, Reason.POISON)
+            return Change(held, (_held(held, now, over),))
+        if delivery.on_doubt is OnDoubt.HOLD:
+            held = move(delivery, Cause.SEARCH_OVER_HOLD, Status.HELD, Reason.DOUBT)
+            return Change(held, (_held(held, now, over),))
+        if delivery.on_doubt is OnDoubt.WAIT:
+            return Change(replace(delivery, due_at=delivery.expires_at), ())
+        # A provider that answers nothing is as bad as one that is away: its doubts back off like `unavailable`.
+        # A lapsed lease says nothing about the provider.
+        waiting = self._next_try(delivery, over.provider, now, 0.0 if lapsed else None)
+        queued = move(waiting, Cause.SEARCH_OVER_RESEND, Status.QUEUED)
+        return Change(queued, (_queued(queued, now, over, why="on_doubt is resend"),))
+
+    def _next_try(self, delivery: Delivery, provider: str, now: Millis, pause_seconds: float | None) -> Delivery:
+        """At another provider at once; when all were tried, a new round after a pause.
+
+        `pause_seconds` None: the exponential backoff, which only trouble of providers may lengthen.
+        """
+        tried = (*delivery.tried, provider)
+        if any(name not in tried for name in self.usable(delivery)):
+            return replace(delivery, tried=tried, due_at=now)
+        if pause_seconds is not None:
+            return replace(delivery, tried=(), due_at=now + _millis(pause_seconds))
+        backoff = self._backoff(delivery.round)
+        return replace(delivery, tried=(), round=delivery.round + 1, due_at=now + _millis(backoff))
+
+    def _backoff(self, round_: int) -> float:
+        """Exponential with full jitter: anything up to base * 2^round, at most the cap."""
+        top = min(self.rules.retry_cap_seconds, self.rules.retry_base_seconds * 2.0 ** min(round_, 40))
+        return self._rng.uniform(0, top)
+
+    # --- evidence ------------------------------------------------------------------------------------------------
+
+    def evidence(self, case: Case, proof: Evidence, now: Millis) -> Change | None:
+        """Somebody found out about a named attempt. None: it tells nothing new.
+
+        An acceptance is believed even against an earlier "surely not" or a person's word; "surely not" only settles
+        what is open.
+        """
+        attempt = case.attempt(proof.attempt_id)
+        if attempt is None or attempt.is_accepted:
+            return None
+        is_in_flight = attempt.outcome is None and attempt.resolution is None
+        if not proof.accepted and not (attempt.is_open_doubt or is_in_flight):
+            return None
+        settled = replace(
+            attempt,
+            resolution=Resolution.ACCEPTED if proof.accepted else Resolution.NOT_ACCEPTED,
+            provider_message_id=attempt.provider_message_id or proof.provider_message_id,
+        )
+        known = case.after(Change(case.delivery, (), attempts=(settled,)))
+        follows = self._proven(known, settled, now) if proof.accepted else self._disproven(known, settled, now)
+        told = _event(
+            follows.delivery,
+            EventType.RESOLVED,
+            now,
+            attempt.provider,
+            attempt=attempt.number,
+            resolution=settled.resolution,
+            source=proof.source,
+            detail=proof.detail or None,
+        )
+        return replace(follows, events=(told, *follows.events), attempts=(settled,))
+
+    def _proven(self, case: Case, proof: Attempt, now: Millis) -> Change:
+        delivery = case.delivery
+        if delivery.status is Status.SENDING:
+            return Change(_touched(delivery), ())
+        if delivery.status in WENT_OUT:
+            taken = [a for a in case.attempts if a.is_accepted]
+            return Change(_touched(delivery), (_duplicate(delivery, taken, now),) if len(taken) > 1 else ())
+        return self._sent(delivery, Cause.EVIDENCE_ACCEPTED, proof, now, case.attempts)
+
+    def _disproven(self, case: Case, attempt: Attempt, now: Millis) -> Change:
+        delivery = case.delivery
+        if delivery.status not in (Status.IN_DOUBT, Status.HELD) or case.open_doubts:
+            return Change(_touched(delivery), ())
+        if delivery.status is Status.HELD and delivery.reason is Reason.REJECTED_AFTER_DOUBT:
+            failed = move(delivery, Cause.EVIDENCE_NOT_ACCEPTED, Status.FAILED, Reason.REJECTED)
+            return Change(failed, (_failed(failed, now, attempt),))
+        if delivery.status is Status.HELD and delivery.expires_at <= now:
+            failed = move(delivery, Cause.EVIDENCE_NOT_ACCEPTED, Status.FAILED, Reason.EXPIRED)
+            return Change(failed, (_failed(failed, now, attempt),))
+        queued = move(self._next_try(delivery, attempt.provider, now, 0.0), Cause.EVIDENCE_NOT_ACCEPTED, Status.QUEUED)
+        return Change(queued, (_queued(queued, now, attempt),))
+
+    # --- people and time -----------------------------------------------------------------------------------------
+
+    def cancel(self, case: Case, now: Millis) -> Change | None:
+        """None: it is cancelled already. Raises WrongState."""
+        delivery = case.delivery
+        if delivery.status is Status.CANCELLED:
+            return None
+        if case.open_doubts:
+            raise WrongState("a provider may have taken this email already; decide with POST /v1/emails/{id}/resolve")
+        if not allows(delivery.status, Cause.CANCEL):
+            raise WrongState(f"an email that is `{delivery.status}` can't be cancelled")
+        cancelled = move(delivery, Cause.CANCEL, Status.CANCELLED)
+        return Change(cancelled, (_event(cancelled, EventType.CANCELLED, now),))
+
+    def resolve(self, case: Case, decision: Decision, now: Millis, by: str) -> Change:
+        """A person decides; every open doubt is closed as `operator`. Raises WrongState."""
+        delivery = case.delivery
+        if not allows(delivery.status, Cause.RESOLVE_SENT):
+            raise WrongState(
+                f"an email that is `{delivery.status}` has nothing to resolve; only `held` and `in_doubt` have"
+            )
+        closed = tuple(replace(a, resolution=Resolution.OPERATOR) for a in case.open_doubts)
+        told = _event(delivery, EventType.RESOLVED, now, decision=decision, by=by, attempts=[a.number for a in closed])
+        if decision is Decision.SENT:
+            provider = closed[-1].provider if closed else delivery.provider
+            sent = move(delivery, Cause.RESOLVE_SENT, Status.SENT, provider=provider)
+            return Change(sent, (told, _event(sent, EventType.SENT, now, provider)), attempts=closed)
+        if decision is Decision.FAILED:
+            failed = move(delivery, Cause.RESOLVE_FAILED, Status.FAILED, Reason.OPERATOR)
+            return Change(failed, (told, _failed(failed, now)), attempts=closed)
+        is_over = delivery.expires_at <= now
+        queued = move(
+            delivery,
+            Cause.RESOLVE_RESEND,
+            Status.QUEUED,
+            due_at=now,
+            tried=(),
+            expires_at=now + delivery.expires_in * 1000 if is_over else delivery.expires_at,
+            # A suspect stays one: it gets one more try, alone again.
+            lapses=min(delivery.lapses, POISON_LAPSES - 1),
+        )
+        return Change(queued, (told, _queued(queued, now)), attempts=closed)
+
+    def expire(self, case: Case, now: Millis) -> Change | None:
+        """Its time is over. None: it is not, or nothing follows from it."""
+        delivery = case.delivery
+        if delivery.expires_at > now or not allows(delivery.status, Cause.EXPIRY):
+            return None
+        if case.open_doubts:
+            held = move(delivery, Cause.EXPIRY, Status.HELD, Reason.EXPIRED_IN_DOUBT)
+            return Change(held, (_held(held, now),))
+        failed = move(delivery, Cause.EXPIRY, Status.FAILED, Reason.EXPIRED)
+        return Change(failed, (_failed(failed, now),))
+
+
+def holds_lease(case: Case, ended: Ended) -> bool:
+    """Whether the delivery still carries that attempt as its lease."""
+    return case.delivery.attempt_id == ended.attempt_id
+
+
+def _late_evidence(ended: Ended) -> Evidence | None:
+    """What an outcome tells that comes after its lease was lost. In doubt as before: nothing."""
+    answer = ended.answer
+    if answer is not None and answer.outcome is Outcome.IN_DOUBT:
+        return None
+    return Evidence(
+        email_id=ended.email_id,
+        attempt_id=ended.attempt_id,
+        accepted=answer is not None and answer.outcome is Outcome.ACCEPTED,
+        source="late outcome",
+        provider_message_id=answer.provider_message_id if answer else None,
+        detail=answer.detail if answer else ended.note,
+    )
+
+
+def _millis(seconds: float) -> Millis:
+    return round(seconds * 1000)
+
+
+def _touched(delivery: Delivery) -> Delivery:
+    """Something about it was learned; it stays where it is."""
+    return replace(delivery, version=delivery.version + 1)
+
+
+def _unleased(delivery: Delivery) -> Delivery:
+    return replace(delivery, attempt_id=None, lease_ends_at=None)
+
+
+def _first_accepted(attempts: Iterable[Attempt]) -> Attempt | None:
+    return next((a for a in attempts if a.is_accepted), None)
+
+
+def _event(delivery: Delivery, type_: EventType, at: Millis, provider: str | None = None, **data: object) -> Event:
+    told = {key: value for key, value in data.items() if value is not None}
+    return Event(email_id=delivery.email_id, type=type_, at=at, provider=provider, data=told)
+
+
+def _about(attempt: Attempt | None) -> dict[str, Any]:
+    if attempt is None:
+        return {}
+    return {"attempt": attempt.number, "outcome": attempt.outcome, "detail": attempt.detail}
+
+
+def _queued(delivery: Delivery, now: Millis, attempt: Attempt | None = None, why: str | None = None) -> Event:
+    provider = attempt.provider if attempt else None
+    return _event(
+        delivery, EventType.QUEUED, now, provider, **_about(attempt), why=why, wait_ms=max(0, delivery.due_at - now)
+    )
+
+
+def _held(delivery: Delivery, now: Millis, attempt: Attempt | None = None) -> Event:
+    provider = attempt.provider if attempt else None
+    return _event(delivery, EventType.HELD, now, provider, reason=delivery.reason, **_about(attempt))
+
+
+def _failed(delivery: Delivery, now: Millis, attempt: Attempt | None = None) -> Event:
+    provider = attempt.provider if attempt else None
+    return _event(delivery, EventType.FAILED, now, provider, reason=delivery.reason, **_about(attempt))
+
+
+def _duplicate(delivery: Delivery, taken: list[Attempt], now: Millis) -> Event:
+    return _event(delivery, EventType.DUPLICATE, now, attempts=[a.number for a in taken])
