@@ -1,0 +1,1 @@
+"""Where emails are safe: the protocol (`storage`), what the databases share (`sql`), and each kind."""

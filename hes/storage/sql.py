@@ -1,0 +1,341 @@
+"""What SQLite and Postgres share: all of the storage's verbs, written with SQLAlchemy Core.
+
+A kind of database adds only how a write transaction begins, what time it is, and what its errors mean (`Database`).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from hes.errors import NotFound, StorageUnavailable, WrongState
+from hes.ids import NewId
+from hes.model import (
+    Address,
+    AttemptId,
+    Decision,
+    Email,
+    EmailId,
+    Ended,
+    Evidence,
+    Leased,
+    Millis,
+    Reason,
+    Status,
+)
+from hes.policy import Case, Change, Policy, holds_lease
+from hes.storage import accepting, tables
+from hes.storage.groups import GroupCommit
+from hes.storage.ledger import Ledger, attempt_of, delivery_of, event_of, load
+from hes.storage.migrations import SCHEMA_VERSION
+from hes.storage.storage import Accepted, Leases, NewEmail, Recipient, Room, StoredEmail, Swept
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection, Millis], Awaitable[T]]
+
+BATCH = 500
+"""How many rows one transaction of settling, sweeping or pruning touches at most."""
+
+_decode_email = msgspec.json.Decoder(Email).decode
+_decode_tags = msgspec.json.Decoder(dict[str, str]).decode
+_log = logging.getLogger("hes.storage")
+
+# The claim. `deliveries_waiting` holds only what waits, in this order, so its cost does not grow with history.
+_select_due = (
+    sa.select(tables.deliveries)
+    .where(
+        sa.text(tables.IS_WAITING),
+        tables.deliveries.c.due_at <= sa.bindparam("now"),
+        tables.deliveries.c.expires_at > sa.bindparam("now"),
+    )
+    .order_by(tables.deliveries.c.due_at)
+    .limit(sa.bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_select_content = sa.select(tables.emails.c.id, tables.emails.c.content).where(
+    tables.emails.c.id.in_(sa.bindparam("email_ids", expanding=True)), tables.emails.c.content.is_not(None)
+)
+_select_lapsed = (
+    sa.select(tables.deliveries.c.email_id)
+    .where(sa.text(tables.IS_LEASED), tables.deliveries.c.lease_ends_at <= sa.bindparam("now"))
+    .order_by(tables.deliveries.c.lease_ends_at)
+    .limit(BATCH)
+)
+_select_expired = (
+    sa.select(tables.deliveries.c.email_id)
+    .where(sa.text(tables.CAN_EXPIRE), tables.deliveries.c.expires_at <= sa.bindparam("now"))
+    .order_by(tables.deliveries.c.expires_at)
+    .limit(BATCH)
+)
+
+
+class Database(Protocol):
+    """One kind of database."""
+
+    async def write(self, work: Work[T]) -> T:
+        """Run the work in one write transaction, committed to disk on return; it is given the database's time.
+
+        Nothing of the work is cut off when the caller is cancelled. Raises StorageUnavailable, StorageBroken.
+        """
+        ...
+
+    async def read(self, work: Work[T]) -> T:
+        """Run the work on one snapshot."""
+        ...
+
+
+class SqlStorage:
+    """`hes.storage.storage.Storage` over a SQL database; see there for what each verb promises.
+
+    `accepts.run` must run beside it for as long as it is used.
+    """
+
+    def __init__(self, database: Database, policy: Policy, new_id: NewId) -> None:
+        self._database = database
+        self._policy = policy
+        self._new_id = new_id
+        self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
+
+    # --- accepting -----------------------------------------------------------------------------------------------
+
+    async def accept(self, new: NewEmail) -> Accepted:
+        return await self.accepts.submit(new)
+
+    async def _accept_group(self, group: Sequence[NewEmail]) -> list[Accepted | Exception]:
+        async def work(connection: AsyncConnection, now: Millis) -> list[Accepted | Exception]:
+            return await accepting.write(connection, now, group, self._new_id)
+
+        return await self._database.write(work)
+
+    # --- leasing -------------------------------------------------------------------------------------------------
+
+    async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
+        hands = {name: room.hands for name, room in rooms.items() if room.hands > 0}
+        most = sum(hands.values())
+        if most == 0:
+            return Leases()
+
+        async def work(connection: AsyncConnection, now: Millis) -> Leases:
+            rows = (await connection.execute(_select_due, {"now": now, "most": most + 1})).mappings().all()
+            due = [delivery_of(row) for row in rows]
+            chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
+            if chosen is None:
+                return Leases()
+            emails = await _contents(connection, [delivery.email_id for delivery, _ in chosen])
+            ledger = Ledger({})
+            items = []
+            for delivery, provider in chosen:
+                email = emails.get(delivery.email_id)
+                if email is None:
+                    continue
+                attempt_id = AttemptId(self._new_id())
+                change = self._policy.lease(delivery, provider, attempt_id, rooms[provider].render_version, now)
+                ledger.change(change)
+                items.append(
+                    Leased(
+                        email=email,
+                        attempt_id=attempt_id,
+                        number=change.delivery.attempts,
+                        provider=provider,
+                        timeout_seconds=delivery.attempt_timeout,
+                        size_bytes=delivery.size_bytes,
+                        deadline=deadline,
+                    )
+                )
+            await ledger.write(connection, self._new_id)
+            return Leases(tuple(items), more=bool(items) and len(due) > len(items))
+
+        return await self._database.write(work)
+
+    # --- what became of it ---------------------------------------------------------------------------------------
+
+    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
+        async def work(connection: AsyncConnection, now: Millis) -> list[AttemptId]:
+            ledger = await load(connection, (e.email_id for e in ended))
+            lost = []
+            for one in ended:
+                case = ledger.case(one.email_id)
+                if case is None:
+                    continue
+                if not holds_lease(case, one):
+                    lost.append(one.attempt_id)
+                ledger.change(self._policy.settle(case, one, now))
+            await ledger.write(connection, self._new_id)
+            return lost
+
+        return await self._database.write(work)
+
+    async def evidence(self, proofs: Sequence[Evidence]) -> None:
+        async def work(connection: AsyncConnection, now: Millis) -> None:
+            ledger = await load(connection, (p.email_id for p in proofs))
+            for proof in proofs:
+                if (case := ledger.case(proof.email_id)) is not None:
+                    ledger.change(self._policy.evidence(case, proof, now))
+            await ledger.write(connection, self._new_id)
+
+        await self._database.write(work)
+
+    async def sweep(self) -> Swept:
+        return await self._sweep(_select_lapsed)
+
+    async def recover(self) -> int:
+        """Lapse every lease, however long it would still run. Only for who can prove that their holders are dead."""
+        leased = sa.select(tables.deliveries.c.email_id).where(sa.text(tables.IS_LEASED)).limit(BATCH)
+        count = 0
+        while (swept := await self._sweep(leased)).lapsed:
+            count += swept.lapsed
+        return count
+
+    async def _sweep(self, select_leased: sa.Select[Any]) -> Swept:
+        async def work(connection: AsyncConnection, now: Millis) -> Swept:
+            lapsed = (await connection.execute(select_leased, {"now": now})).scalars().all()
+            expired = (await connection.execute(_select_expired, {"now": now})).scalars().all()
+            ledger = await load(connection, (EmailId(i) for i in (*lapsed, *expired)))
+            for email_id in lapsed:
+                if (case := ledger.case(EmailId(email_id))) is not None and case.delivery.status is Status.SENDING:
+                    ledger.change(self._policy.lapse(case, now))
+            for email_id in expired:
+                if (case := ledger.case(EmailId(email_id))) is not None:
+                    ledger.change(self._policy.expire(case, now))
+            await ledger.write(connection, self._new_id)
+            return Swept(len(lapsed), len(expired), more=BATCH in (len(lapsed), len(expired)))
+
+        return await self._database.write(work)
+
+    # --- people --------------------------------------------------------------------------------------------------
+
+    async def cancel(self, project: str, email_id: EmailId) -> None:
+        await self._decide(project, email_id, self._policy.cancel)
+
+    async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
+        await self._decide(
+            project,
+            email_id,
+            lambda case, now: self._policy.resolve(case, decision, now, by),
+            needs_content=decision is Decision.RESEND,
+        )
+
+    async def _decide(
+        self,
+        project: str,
+        email_id: EmailId,
+        decide: Callable[[Case, Millis], Change | None],
+        *,
+        needs_content: bool = False,
+    ) -> None:
+        async def work(connection: AsyncConnection, now: Millis) -> None:
+            ledger = await load(connection, [email_id])
+            case = ledger.case(email_id)
+            if case is None or case.delivery.project != project:
+                raise not_found(email_id)
+            if needs_content and not await _contents(connection, [email_id]):
+                raise WrongState("the content of this email was erased, so it can't be sent again")
+            ledger.change(decide(case, now))
+            await ledger.write(connection, self._new_id)
+
+        await self._database.write(work)
+
+    # --- reading and housekeeping --------------------------------------------------------------------------------
+
+    async def read(self, project: str, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+        async def work(connection: AsyncConnection, _now: Millis) -> StoredEmail:
+            of_email = {"email_id": email_id}
+            email = (await connection.execute(_select_email, of_email)).mappings().one_or_none()
+            if email is None or email["project"] != project:
+                raise not_found(email_id)
+            delivery = (await connection.execute(_select_delivery, of_email)).mappings().one()
+            recipients = (await connection.execute(_select_recipients, of_email)).mappings()
+            attempts = (await connection.execute(_select_attempts, of_email)).mappings()
+            events = (await connection.execute(_select_events, of_email)).mappings()
+            content = email["content"] if with_content else None
+            return StoredEmail(
+                delivery=delivery_of(delivery),
+                created_at=email["created_at"],
+                sender=Address(email["from_email"], email["from_name"]),
+                subject=email["subject"],
+                tags=_decode_tags(email["tags"]),
+                reference=email["reference"],
+                stream=email["stream"],
+                email=_decode_email(content) if content is not None else None,
+                recipients=tuple(_recipient(row) for row in recipients),
+                attempts=tuple(attempt_of(row) for row in attempts),
+                events=tuple((row["id"], event_of(row)) for row in events),
+            )
+
+        return await self._database.read(work)
+
+    async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
+        async def work(connection: AsyncConnection, now: Millis) -> None:
+            kept = tables.outbox.c.attempt_id == attempt_id
+            if (await connection.execute(sa.select(tables.outbox.c.email_id).where(kept))).first() is None:
+                row = {"attempt_id": attempt_id, "email_id": email_id, "kept_at": now, "mime": mime}
+                await connection.execute(sa.insert(tables.outbox), row)
+
+        await self._database.write(work)
+
+    async def prune(self) -> int:
+        keys = tables.idempotency.c
+
+        async def work(connection: AsyncConnection, now: Millis) -> int:
+            outlived = (
+                sa.select(keys.project, keys.key)
+                .where(keys.created_at <= now - accepting.KEY_LIFETIME_MS)
+                .order_by(keys.created_at)
+                .limit(BATCH)
+            )
+            gone = sa.delete(tables.idempotency).where(sa.tuple_(keys.project, keys.key).in_(outlived))
+            return (await connection.execute(gone)).rowcount
+
+        return await self._database.write(work)
+
+    async def check(self) -> None:
+        async def work(connection: AsyncConnection, _now: Millis) -> object:
+            return (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar_one()
+
+        version = await self._database.read(work)
+        if version != SCHEMA_VERSION:
+            raise StorageUnavailable(
+                f"the database has schema {version}, this version of HES needs {SCHEMA_VERSION}: run `hes db upgrade`"
+            )
+
+
+_of_email: sa.BindParameter[str] = sa.bindparam("email_id")
+_select_email = sa.select(tables.emails).where(tables.emails.c.id == _of_email)
+_select_delivery = sa.select(tables.deliveries).where(tables.deliveries.c.email_id == _of_email)
+_select_recipients = (
+    sa.select(tables.recipients).where(tables.recipients.c.email_id == _of_email).order_by(tables.recipients.c.position)
+)
+_select_attempts = (
+    sa.select(tables.attempts).where(tables.attempts.c.email_id == _of_email).order_by(tables.attempts.c.number)
+)
+_select_events = sa.select(tables.events).where(tables.events.c.email_id == _of_email).order_by(tables.events.c.id)
+
+
+def not_found(email_id: str) -> NotFound:
+    detail = f"there is no email {email_id[:64]!r}"
+    return NotFound(detail)
+
+
+async def _contents(connection: AsyncConnection, email_ids: Sequence[EmailId]) -> dict[str, Email]:
+    """The emails that can be read. One that can't be stays where it is and is told: it must not stop the others."""
+    emails: dict[str, Email] = {}
+    if not email_ids:
+        return emails
+    for email_id, content in await connection.execute(_select_content, {"email_ids": list(email_ids)}):
+        try:
+            emails[email_id] = _decode_email(content)
+        except msgspec.MsgspecError:
+            _log.exception("the stored content of email %s can't be read; it is not sent", email_id)
+    return emails
+
+
+def _recipient(row: sa.RowMapping) -> Recipient:
+    return Recipient(
+        address=Address(row["email"], row["name"]),
+        kind=row["kind"],
+        status=Status(row["status"]) if row["status"] else None,
+        reason=Reason(row["reason"]) if row["reason"] else None,
+    )

@@ -1,0 +1,171 @@
+"""SQLite: one file, one process, one writer.
+
+Durability: WAL with `synchronous=FULL`, so a commit returns after its sync to disk (sqlite.org/pragma.html).
+The writer is one connection behind a lock; every write is `BEGIN IMMEDIATE`, so that what a transaction reads is still
+true when it writes. Readers have connections of their own and see the last commit.
+
+One process: `open_sqlite` holds a lock on a file beside the database for as long as it runs. Whoever gets it knows that
+the process before is dead, and turns its leases into doubt at once instead of waiting for them to run out.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import anyio
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from hes.errors import ConfigError, StorageBroken, StorageUnavailable
+from hes.ids import NewId
+from hes.model import Clock
+from hes.policy import Policy
+from hes.storage import migrations
+from hes.storage.sql import SqlStorage, Work
+
+T = TypeVar("T")
+
+OLDEST_SQLITE = (3, 40, 0)
+BUSY_SECONDS = 5
+"""How long a write waits for another program that holds the database, such as a shell with an open transaction."""
+READERS = 4
+
+_log = logging.getLogger("hes.storage")
+
+
+@asynccontextmanager
+async def open_sqlite(path: Path, policy: Policy, clock: Clock, new_id: NewId) -> AsyncIterator[SqlStorage]:
+    """The storage in that file, its schema brought up to date, and what the process before left in flight in doubt.
+
+    Raises ConfigError when another process has it open or the file can't be used.
+    """
+    with locked(path):
+        engine = sync_engine(path)
+        try:
+            migrations.upgrade(engine)
+        finally:
+            engine.dispose()
+        database = SqliteDatabase(path, clock)
+        storage = SqlStorage(database, policy, new_id)
+        async with database, anyio.create_task_group() as tasks:
+            tasks.start_soon(storage.accepts.run, name="storage: accepts")
+            if lapsed := await storage.recover():
+                _log.warning("%d emails were in flight when the last process ended; they are in doubt", lapsed)
+            yield storage
+            tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the database for this process. The lock is gone with the process, however it ends."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"HES_DATABASE_URL: {path} can't be used: {error.strerror}. Example: sqlite:///./hes.db"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = (
+                f"HES_DATABASE_URL: {path} is in use by another `hes` process; on SQLite there is one. "
+                "Stop it, name another file, or use Postgres for several"
+            )
+            raise ConfigError(msg) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_engine(path: Path) -> sa.Engine:
+    """For migrations only. They run in one transaction, data definitions included."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise ConfigError(f"HES_DATABASE_URL: this Python has SQLite {sqlite3.sqlite_version}, HES needs 3.40 or newer")
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
+    _begin_with(engine, "BEGIN IMMEDIATE")
+    return engine
+
+
+class SqliteDatabase:
+    """`hes.storage.sql.Database` over one file; use it as an async context manager."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        url = sa.URL.create("sqlite+aiosqlite", database=str(path))
+        self._clock = clock
+        self._write_engine = create_async_engine(url, pool_size=1, max_overflow=0)
+        self._read_engine = create_async_engine(url, pool_size=READERS, max_overflow=0)
+        _begin_with(self._write_engine.sync_engine, "BEGIN IMMEDIATE")
+        _begin_with(self._read_engine.sync_engine, "BEGIN")
+        self._lock = anyio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._write_engine.dispose()
+            await self._read_engine.dispose()
+
+    async def write(self, work: Work[T]) -> T:
+        async with self._lock:
+            # Once begun it runs to its end: a caller who goes away must not leave a transaction half done.
+            return await _to_its_end(self._run(self._write_engine, work))
+
+    async def read(self, work: Work[T]) -> T:
+        return await _to_its_end(self._run(self._read_engine, work))
+
+    async def _run(self, engine: AsyncEngine, work: Work[T]) -> T:
+        try:
+            async with engine.begin() as connection:
+                return await work(connection, self._clock())
+        except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
+            raise _translated(error) from error
+        except sa.exc.TimeoutError as error:
+            raise StorageUnavailable("all connections to the database are busy") from error
+
+
+async def _to_its_end(running: Coroutine[Any, Any, T]) -> T:
+    """Not cut off when the caller is cancelled."""
+    result: T
+    with anyio.CancelScope(shield=True):
+        result = await running
+    return result
+
+
+def _translated(error: sa.exc.DBAPIError) -> Exception:
+    """What an error of SQLite means for us (sqlite.org/rescode.html)."""
+    name: str = getattr(error.orig, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        # After a failed sync nobody knows what is on disk. Only a restart on the file as it is finds out.
+        msg = f"the disk failed the database ({name})"
+        return StorageBroken(msg)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        meaning = {"SQLITE_FULL": "the disk is full", "SQLITE_BUSY": "another program holds the database"}
+        return StorageUnavailable(meaning.get(name, f"the database can't be used now ({name})"))
+    return error
+
+
+def _begin_with(engine: sa.Engine, statement: str) -> None:
+    """Let every transaction begin with this. By itself the driver opens none before a SELECT, and two would mix."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        with contextlib.closing(connection.cursor()) as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA journal_size_limit = 67108864")
+            cursor.execute("PRAGMA cache_size = -32768")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(statement)

@@ -1,0 +1,181 @@
+"""What HES needs of a storage. The docstrings here are the specification; `tests/storage` runs it against each kind.
+
+All times are the storage's own: on Postgres the database's clock, on SQLite this process's. Every method may raise
+`StorageUnavailable`, and then nothing was written and the same call may be made again; `StorageBroken` ends the
+process. Nothing here is called with a lock or a transaction held, and none is held when a call returns.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from hes.model import (
+    Address,
+    Attempt,
+    AttemptId,
+    Decision,
+    Delivery,
+    Email,
+    EmailId,
+    Ended,
+    Event,
+    Evidence,
+    Leased,
+    Millis,
+    OnDoubt,
+    Reason,
+    Status,
+)
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """The caller's name for one request, kept 24 hours, and what that request said."""
+
+    value: str
+    request_hash: bytes
+
+
+class NewEmail(Struct, frozen=True, kw_only=True):
+    """An email that was checked and is to be accepted."""
+
+    email: Email
+    lane: str
+    on_doubt: OnDoubt
+    expires_in: int
+    attempt_timeout: float
+    own_providers: tuple[str, ...] = ()
+    reference: str | None = None
+    stream: str = "default"
+    key: IdempotencyKey | None = None
+
+
+class Accepted(Struct, frozen=True):
+    """What the caller is answered; the same again, to the letter, for the same idempotency key."""
+
+    id: EmailId
+    status: Status
+    created_at: Millis
+
+
+class Room(Struct, frozen=True):
+    """What one provider's sender can take now."""
+
+    hands: int
+    render_version: int
+
+
+class Leases(Struct, frozen=True):
+    """What `lease` gave out."""
+
+    items: tuple[Leased, ...] = ()
+    more: bool = False
+    """More is due than these hands could take."""
+
+
+class Swept(Struct, frozen=True):
+    """What `sweep` did."""
+
+    lapsed: int = 0
+    expired: int = 0
+    more: bool = False
+
+
+class Recipient(Struct, frozen=True):
+    """One address the email goes to. `status` None: the same as the email's."""
+
+    address: Address
+    kind: str
+    status: Status | None = None
+    reason: Reason | None = None
+
+
+class StoredEmail(Struct, frozen=True, kw_only=True):
+    """All that is known of one email."""
+
+    delivery: Delivery
+    created_at: Millis
+    sender: Address
+    subject: str
+    tags: dict[str, str]
+    reference: str | None
+    stream: str
+    email: Email | None
+    """None once the content was erased, or when it was not asked for."""
+    recipients: tuple[Recipient, ...]
+    attempts: tuple[Attempt, ...]
+    events: tuple[tuple[str, Event], ...]
+    """With their ids, oldest first."""
+
+
+class Storage(Protocol):
+    """Where emails are safe."""
+
+    async def accept(self, new: NewEmail) -> Accepted:
+        """Commit the email, its delivery (due now), its timeline and its idempotency key, in one transaction.
+
+        Concurrent calls share a transaction; when it fails because of one of them, the others do not suffer.
+        Promise: it is on disk when this returns. The same key with the same request: the first answer again, nothing
+        written. A key older than 24 hours is as good as new.
+        Raises: KeyReused for another request under the same key.
+        """
+        ...
+
+    async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
+        """Give due deliveries, longest due first, into free hands; leases and attempt rows are on disk on return.
+
+        Never more for a provider than its hands, nor content of more than `size_budget` bytes together (but one
+        always, if `is_idle`: nothing is in flight in this process). Who takes what is decided by
+        `Policy.choose`; what nobody can take now stays untouched. What has expired is not leased.
+        A delivery that was in flight at two crashes is leased alone, and only if `is_idle`.
+        `deadline`: handed through to what is leased.
+        """
+        ...
+
+    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
+        """Write outcomes and what follows from them, in one transaction.
+
+        Shape: at most 500. Returns the attempts whose lease was lost meanwhile: their outcome became evidence about
+        them and moved a delivery only as evidence may; all others are settled.
+        Promise: an attempt settles once, a delivery only by the attempt that leases it; settling again what was
+        settled before changes nothing.
+        """
+        ...
+
+    async def evidence(self, proofs: Sequence[Evidence]) -> None:
+        """Write what was found out about named attempts, and what follows from it. Unknown attempts are passed over."""
+        ...
+
+    async def sweep(self) -> Swept:
+        """Turn lapsed leases into doubt and end what has expired: at most 500 each, in one transaction."""
+        ...
+
+    async def cancel(self, project: str, email_id: EmailId) -> None:
+        """Cancel what was not handed to anybody; what is cancelled already stays so.
+
+        Raises: NotFound, WrongState.
+        """
+        ...
+
+    async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
+        """Write down what a person decided about an email that is held or in doubt, and who it was.
+
+        Raises: NotFound, WrongState (also for `resend` when the content is gone).
+        """
+        ...
+
+    async def read(self, project: str, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+        """One email with all that is known of it. Raises: NotFound, also for another project's."""
+        ...
+
+    async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
+        """Put a message into the outbox. Again for the same attempt: nothing changes."""
+        ...
+
+    async def prune(self) -> int:
+        """Forget idempotency keys older than 24 hours, at most 500. Returns how many."""
+        ...
+
+    async def check(self) -> None:
+        """Return if the storage answers and its schema is the one that this version needs."""
+        ...

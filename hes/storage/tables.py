@@ -1,0 +1,248 @@
+"""The tables, for both databases. Times are milliseconds since 1970 (hes.model.Millis); JSON is text.
+
+Who is hot: `deliveries` is the queue, narrow, and its partial indexes hold only what waits or is in flight, so that
+they cost the same with ten or ten million finished emails. Everything else is written once, or once more.
+
+No foreign keys: every row of an email is written in the transaction that writes the email, and erased by code that
+must know each table anyway; the checks would cost a look-up per row on the accept path.
+"""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+IS_WAITING = "status IN ('scheduled', 'queued')"
+IS_LEASED = "status = 'sending'"
+CAN_EXPIRE = "status IN ('scheduled', 'queued', 'in_doubt')"
+
+
+def _partial(name: str, columns: list[str], condition: str) -> sa.Index:
+    """An index over the rows that match. Queries must repeat the condition to the letter, or SQLite won't use it."""
+    return sa.Index(name, *columns, sqlite_where=sa.text(condition), postgresql_where=sa.text(condition))
+
+
+emails = sa.Table(
+    "emails",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("from_email", sa.Text, nullable=False),
+    sa.Column("from_name", sa.Text),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("tags", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text),
+    sa.Column("stream", sa.Text, nullable=False),
+    sa.Column("message_id", sa.Text, nullable=False),
+    sa.Column("content", sa.LargeBinary),  # hes.model.Email as JSON; NULL once erased
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("email_id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_in", sa.Integer, nullable=False),
+    sa.Column("on_doubt", sa.Text, nullable=False),
+    sa.Column("attempt_timeout", sa.Float, nullable=False),
+    sa.Column("own_providers", sa.Text, nullable=False),  # names, each followed by a comma; likewise below
+    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("attempt_id", sa.Text),
+    sa.Column("lease_ends_at", sa.BigInteger),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("provider", sa.Text),
+    sa.Column("tried", sa.Text, nullable=False),
+    sa.Column("declined_by", sa.Text, nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("lapses", sa.Integer, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    _partial("deliveries_waiting", ["due_at"], IS_WAITING),
+    _partial("deliveries_leased", ["lease_ends_at"], IS_LEASED),
+    _partial("deliveries_expiring", ["expires_at"], CAN_EXPIRE),
+    sqlite_with_rowid=False,
+)
+
+recipients = sa.Table(
+    "recipients",
+    metadata,
+    sa.Column("email_id", sa.Text, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False),  # to, cc, bcc
+    sa.Column("email", sa.Text, nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("status", sa.Text),  # NULL: as the email
+    sa.Column("reason", sa.Text),
+    sqlite_with_rowid=False,
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("email_id", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("render_version", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger),
+    sa.Column("outcome", sa.Text),  # NULL: in flight
+    sa.Column("status_code", sa.Integer),
+    sa.Column("provider_message_id", sa.Text),
+    sa.Column("detail", sa.Text),
+    sa.Column("resolution", sa.Text),
+    sqlite_with_rowid=False,
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("email_id", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("provider", sa.Text),
+    sa.Column("recipient", sa.Text),
+    sa.Column("data", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("request_hash", sa.LargeBinary, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("idempotency_created_at", "created_at"),
+    sqlite_with_rowid=False,
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("attempt_id", sa.Text, primary_key=True),
+    sa.Column("email_id", sa.Text, nullable=False),
+    sa.Column("kept_at", sa.BigInteger, nullable=False),
+    sa.Column("mime", sa.LargeBinary, nullable=False),
+    sa.Index("outbox_email_id", "email_id"),
+)
+
+suppressions = sa.Table(
+    "suppressions",
+    metadata,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("email", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+templates = sa.Table(
+    "templates",
+    metadata,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("text", sa.Text),
+    sa.Column("html", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.LargeBinary, nullable=False),
+    sa.Column("test", sa.Boolean, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("sender_domains", sa.Text, nullable=False),
+    sa.Column("rate_per_second", sa.Float),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("last_used_at", sa.BigInteger),
+    sa.Index("api_keys_project", "project"),
+)
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("event_types", sa.Text, nullable=False),
+    sa.Column("secrets", sa.Text, nullable=False),
+    sa.Column("disabled_at", sa.BigInteger),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("webhooks_project", "project"),
+)
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("webhook_id", sa.Text, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("status_code", sa.Integer),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Index("webhook_deliveries_webhook", "webhook_id", "id"),
+    _partial("webhook_deliveries_waiting", ["due_at"], "status = 'queued'"),
+)
+
+provider_state = sa.Table(
+    "provider_state",
+    metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("scope", sa.Text, primary_key=True),  # "" or a sender domain
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("since", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger),
+    sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Index("audit_project", "project", "id"),
+)
