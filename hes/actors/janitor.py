@@ -1,0 +1,70 @@
+"""Keeps house: turns lapsed leases into doubt, ends what has expired, forgets what has outlived its use."""
+
+import logging
+import random
+
+import anyio
+
+from hes.actors.actor import StorageTrouble
+from hes.actors.reporter import Reporter
+from hes.errors import StorageUnavailable
+from hes.model import Monotonic
+from hes.storage.storage import Storage
+
+_log = logging.getLogger("hes.janitor")
+
+PRUNE_SECONDS = 60.0
+
+
+class Janitor:
+    """Mailbox: none; it works once per period."""
+
+    name = "janitor"
+
+    def __init__(
+        self,
+        storage: Storage,
+        reporter: Reporter,
+        trouble: StorageTrouble,
+        *,
+        period_seconds: float,
+        lease_seconds: float,
+        monotonic: Monotonic,
+        rng: random.Random,
+    ) -> None:
+        self._storage = storage
+        self._reporter = reporter
+        self._trouble = trouble
+        self._period_seconds = period_seconds
+        self._lease_seconds = lease_seconds
+        self._monotonic = monotonic
+        self._rng = rng
+        self._pruned_at = monotonic()
+
+    async def run(self) -> None:
+        while True:
+            await anyio.sleep(self._period_seconds * self._rng.uniform(0.8, 1.2))
+            try:
+                await self._sweep()
+                await self._prune()
+            except StorageUnavailable:
+                self._trouble.note()
+
+    async def _sweep(self) -> None:
+        # While the storage is away everybody's leases run out with the outcomes still in hand: those are no doubts.
+        # So whoever holds some writes them first, and gives the others one lease's time to do the same.
+        while not self._reporter.is_behind and self._trouble.seconds_ago() > self._lease_seconds:
+            swept = await self._storage.sweep()
+            if swept.lapsed:
+                _log.warning("%d leases lapsed; their emails are in doubt", swept.lapsed)
+            if swept.expired:
+                _log.info("%d emails expired", swept.expired)
+            if not swept.more:
+                return
+
+    async def _prune(self) -> None:
+        if self._monotonic() - self._pruned_at < PRUNE_SECONDS:
+            return
+        self._pruned_at = self._monotonic()
+        while await self._storage.prune():
+            pass

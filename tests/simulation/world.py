@@ -1,0 +1,470 @@
+"""The simulated world: real actors, a storage in memory, providers that misbehave, crashes, pauses and people.
+
+Everything that happens follows from one seed. `World.run` raises `Violation` as soon as one of I1 to I4 is broken, by
+looking at what the providers really took and at what the storage says, not at what the code under test believes.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import anyio
+import anyio.abc
+from msgspec import Struct
+
+from hes.actors.actor import Actor, Mailbox, StorageTrouble
+from hes.actors.intake import Intake
+from hes.actors.janitor import Janitor
+from hes.actors.reporter import Reporter
+from hes.actors.sender import Sender
+from hes.actors.supervisor import Supervisor
+from hes.errors import StorageUnavailable, WrongState
+from hes.ids import id_maker
+from hes.model import (
+    Address,
+    Answer,
+    AttemptId,
+    Decision,
+    Email,
+    EmailId,
+    Ended,
+    OnDoubt,
+    Outcome,
+    Reason,
+    Resolution,
+    Status,
+)
+from hes.policy import Case, Policy, Rules
+from hes.storage.storage import Leases, NewEmail, Room, Swept
+from tests.simulation.memory import LIVE, MemoryStorage
+
+LEASE_SECONDS = 30.0
+HANDS = 4
+START = 1_800_000_000_000
+
+MAY_MOVE = {
+    (Status.QUEUED, Status.SENDING),
+    (Status.QUEUED, Status.CANCELLED),
+    (Status.QUEUED, Status.FAILED),
+    (Status.QUEUED, Status.HELD),
+    (Status.QUEUED, Status.SENT),
+    (Status.SENDING, Status.SENT),
+    (Status.SENDING, Status.FAILED),
+    (Status.SENDING, Status.HELD),
+    (Status.SENDING, Status.QUEUED),
+    (Status.SENDING, Status.IN_DOUBT),
+    (Status.IN_DOUBT, Status.SENT),
+    (Status.IN_DOUBT, Status.QUEUED),
+    (Status.IN_DOUBT, Status.HELD),
+    (Status.IN_DOUBT, Status.FAILED),
+    (Status.HELD, Status.SENT),
+    (Status.HELD, Status.QUEUED),
+    (Status.HELD, Status.FAILED),
+    (Status.FAILED, Status.SENT),
+    (Status.CANCELLED, Status.SENT),
+}
+"""Said here once more, by hand, so that a slip in the table of `hes.transitions` does not excuse itself."""
+
+
+class Violation(AssertionError):
+    """An invariant is broken."""
+
+
+class Chances(Struct, frozen=True):
+    """How a provider behaves: the share of calls that end in each way; the rest is accepted."""
+
+    accepted_then_lost: float = 0.04
+    lost: float = 0.03
+    hangs_accepted: float = 0.02
+    hangs: float = 0.02
+    unavailable: float = 0.1
+    throttled: float = 0.03
+    refused: float = 0.02
+    declined: float = 0.01
+    rejected: float = 0.02
+    raises: float = 0.01
+
+
+CALM = Chances(*[0.0] * len(Chances.__struct_fields__))
+
+
+class SimulatedProvider:
+    """What a provider really did, whatever we learn of it."""
+
+    kind = "simulated"
+    render_version = 1
+
+    def __init__(self, name: str, world: "World") -> None:
+        self.name = name
+        self._world = world
+        self.accepted: list[tuple[EmailId, AttemptId]] = []
+        self.chances = Chances()
+        self.in_flight = 0
+
+    async def call(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
+        self._world.calls += 1
+        self._world.check_hand_over(self.name, email.id, attempt_id)
+        self.in_flight += 1
+        try:
+            return await self._answer(email, attempt_id, timeout_seconds)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
+        rng = self._world.rng
+        await anyio.sleep(rng.uniform(0, 0.3))
+        end = self._draw()
+        if end in ("accepted", "accepted_then_lost", "hangs_accepted"):
+            self.accepted.append((email.id, attempt_id))
+        await anyio.sleep(timeout_seconds if end.startswith("hangs") else rng.uniform(0, 0.3))
+        if end == "raises":
+            raise RuntimeError("a bug in the adapter")
+        if end in ("accepted_then_lost", "lost", "hangs", "hangs_accepted"):
+            return Answer(outcome=Outcome.IN_DOUBT, detail=end)
+        return Answer(outcome=Outcome(end), retry_after_seconds=2.0 if end == "throttled" else None)
+
+    def _draw(self) -> str:
+        point = self._world.rng.random()
+        for end in Chances.__struct_fields__:
+            point -= getattr(self.chances, end)
+            if point < 0:
+                return end
+        return "accepted"
+
+
+class _Thread:
+    """What a process needs from outside: gone when it is killed, standing still while it is stopped."""
+
+    def __init__(self) -> None:
+        self.is_dead = False
+        self.thawed = anyio.Event()
+        self.thawed.set()
+
+    async def step(self) -> None:
+        await self.thawed.wait()
+        if self.is_dead:
+            await anyio.sleep_forever()
+
+
+class NodeStorage:
+    """The storage as one process sees it."""
+
+    def __init__(self, storage: MemoryStorage, thread: _Thread, world: "World") -> None:
+        self._storage = storage
+        self._thread = thread
+        self._world = world
+
+    async def lease(self, rooms: dict[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
+        await self._thread.step()
+        leases = await self._storage.lease(rooms, size_budget=size_budget, is_idle=is_idle, deadline=deadline)
+        self._world.check_leases(rooms, leases)
+        await self._thread.step()
+        return leases
+
+    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
+        await self._thread.step()
+        lost = await self._storage.settle(ended)
+        self._world.check_books()
+        await self._thread.step()
+        return lost
+
+    async def sweep(self) -> Swept:
+        await self._thread.step()
+        swept = await self._storage.sweep()
+        self._world.check_books()
+        await self._thread.step()
+        return swept
+
+    async def prune(self) -> int:
+        await self._thread.step()
+        return await self._storage.prune()
+
+
+class NodeProvider:
+    """A provider as one process sees it."""
+
+    kind = "simulated"
+    render_version = 1
+
+    def __init__(self, provider: SimulatedProvider, thread: _Thread) -> None:
+        self.name = provider.name
+        self._provider = provider
+        self._thread = thread
+
+    async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
+        answer = await self._provider.call(email, attempt_id, timeout_seconds)
+        await self._thread.step()
+        return answer
+
+    async def aclose(self) -> None: ...
+
+
+class Node:
+    """One mailer process: the real actors, wired as `hes.app` wires them."""
+
+    def __init__(self, world: "World") -> None:
+        self.thread = _Thread()
+        self.scope = anyio.CancelScope()
+        storage = NodeStorage(world.storage, self.thread, world)
+        trouble = StorageTrouble(anyio.current_time)
+        report = Mailbox[Ended](HANDS * len(world.providers))
+        self.senders = {
+            p.name: Sender(
+                NodeProvider(p, self.thread), report, hands=HANDS, clock=world.clock, monotonic=anyio.current_time
+            )
+            for p in world.providers
+        }
+        self.intake = Intake(
+            storage,  # type: ignore[arg-type]  # only the verbs of a mailer
+            self.senders,
+            trouble,
+            poll_seconds=1,
+            lease_seconds=LEASE_SECONDS,
+            monotonic=anyio.current_time,
+            rng=world.rng,
+        )
+        reporter = Reporter(
+            storage,  # type: ignore[arg-type]
+            report,
+            trouble,
+            release=lambda ended: self.senders[ended.provider].release(ended),
+            wake=self.intake.wake,
+        )
+        janitor = Janitor(
+            storage,  # type: ignore[arg-type]
+            reporter,
+            trouble,
+            period_seconds=1,
+            lease_seconds=LEASE_SECONDS,
+            monotonic=anyio.current_time,
+            rng=world.rng,
+        )
+        self._actors: list[Actor] = [*self.senders.values(), self.intake, reporter, janitor]
+        self._supervisor = Supervisor(anyio.current_time, world.rng)
+
+    async def run(self) -> None:
+        with self.scope:
+            async with anyio.create_task_group() as tasks:
+                for actor in self._actors:
+                    tasks.start_soon(self._supervisor.run, actor)
+
+    def kill(self) -> None:
+        self.thread.is_dead = True
+        self.thread.thawed.set()
+        self.scope.cancel()
+
+
+class World:
+    """Emails, providers, processes, people and bad luck, out of one seed."""
+
+    def __init__(self, seed: int, *, nodes: int = 2, policy: type[Policy] = Policy) -> None:
+        self.rng = random.Random(seed)
+        self.calls = 0
+        rules = Rules(providers=("a", "b"), lease_seconds=LEASE_SECONDS, retry_cap_seconds=20, refused_seconds=3)
+        new_id = id_maker(self.clock, self.rng)
+        self._new_id = new_id
+        self.storage = MemoryStorage(policy(rules, self.rng), self.clock, new_id)
+        self.providers = [SimulatedProvider(name, self) for name in rules.providers]
+        self._node_count = nodes
+        self._checked_moves = 0
+        self._told_to_resend: Counter[EmailId] = Counter()
+        self._tasks: anyio.abc.TaskGroup
+        self._nodes: list[Node] = []
+
+    @staticmethod
+    def clock() -> int:
+        try:
+            return START + int(anyio.current_time() * 1000)
+        except RuntimeError:  # before the loop runs
+            return START
+
+    @property
+    def steps(self) -> int:
+        """Calls of the storage and of providers: what the processes did, and what was checked."""
+        return self.storage.calls + self.calls
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    async def run(self, steps: int) -> None:
+        """So many things happen; then all heals, and everything must come to rest."""
+        async with anyio.create_task_group() as self._tasks:
+            self._nodes = [self._start() for _ in range(self._node_count)]
+            for _ in range(steps):
+                await self._something()
+                self.check_books()
+            await self._heal()
+            self._tasks.cancel_scope.cancel()
+        self.check_end()
+
+    def _start(self) -> Node:
+        node = Node(self)
+        self._tasks.start_soon(node.run)
+        return node
+
+    async def _something(self) -> None:
+        happenings = {
+            self._accept: 40,
+            self._wait: 40,
+            self._kill: 2,
+            self._pause: 2,
+            self._storage_trouble: 1,
+            self._change_weather: 2,
+            self._cancel: 3,
+            self._resolve: 5,
+        }
+        happening = self.rng.choices(list(happenings), list(happenings.values()))[0]
+        await happening()
+
+    async def _accept(self) -> None:
+        for _ in range(self.rng.randint(1, 5)):
+            email_id = EmailId(self._new_id())
+            email = Email(
+                id=email_id,
+                project="p",
+                message_id=f"<{email_id}@example.com>",
+                date=self.clock(),
+                sender=Address("a@example.com"),
+                to=(Address("b@example.org"),),
+                subject="s",
+                text="t",
+            )
+            new = NewEmail(
+                email=email,
+                lane="p",
+                on_doubt=self.rng.choice(list(OnDoubt)),
+                expires_in=self.rng.choice([5, 60, 600]),
+                attempt_timeout=self.rng.choice([1.0, 10.0]),
+            )
+            try:
+                await self.storage.accept(new)
+            except StorageUnavailable:
+                continue
+        for node in self._nodes:
+            node.intake.wake()
+
+    async def _wait(self) -> None:
+        await anyio.sleep(self.rng.choice([0.01, 0.1, 0.5, 2.0]))
+
+    async def _kill(self) -> None:
+        index = self.rng.randrange(len(self._nodes))
+        self._nodes[index].kill()
+        await anyio.sleep(self.rng.choice([0.0, 0.5]))
+        self._nodes[index] = self._start()
+
+    async def _pause(self) -> None:
+        """SIGSTOP, and SIGCONT later: longer than a lease, at times."""
+        node = self.rng.choice(self._nodes)
+        node.thread.thawed = anyio.Event()
+
+        async def resume(seconds: float, event: anyio.Event) -> None:
+            await anyio.sleep(seconds)
+            event.set()
+
+        self._tasks.start_soon(resume, self.rng.choice([1.0, LEASE_SECONDS + 5]), node.thread.thawed)
+
+    async def _storage_trouble(self) -> None:
+        self.storage.is_away = True
+        await anyio.sleep(self.rng.choice([0.2, 3.0, LEASE_SECONDS + 3]))
+        self.storage.is_away = False
+
+    async def _change_weather(self) -> None:
+        provider = self.rng.choice(self.providers)
+        provider.chances = self.rng.choice([Chances(), CALM, Chances(unavailable=0.9), Chances(lost=0.5)])
+
+    async def _cancel(self) -> None:
+        await self._person(lambda email_id: self.storage.cancel("p", email_id))
+
+    async def _resolve(self) -> None:
+        decision = self.rng.choice(list(Decision))
+
+        async def resolve(email_id: EmailId) -> None:
+            await self.storage.resolve("p", email_id, decision, "somebody")
+            if decision is Decision.RESEND:
+                self._told_to_resend[email_id] += 1
+
+        await self._person(resolve)
+
+    async def _person(self, do: "object") -> None:
+        """On a random email, preferring those that wait for a person."""
+        ids = [i for i, c in self.storage.cases.items() if c.delivery.status in (Status.HELD, Status.IN_DOUBT)]
+        ids = ids if ids and self.rng.random() < 0.5 else list(self.storage.cases)
+        if not ids:
+            return
+        try:
+            await do(self.rng.choice(ids))  # type: ignore[operator]
+        except (WrongState, StorageUnavailable):
+            return
+
+    async def _heal(self) -> None:
+        self.storage.is_away = False
+        for provider in self.providers:
+            provider.chances = CALM
+        for _ in range(200):
+            if not self._moving():
+                return
+            await anyio.sleep(30)
+        raise Violation(f"after the storm these never came to rest: {[c.delivery for c in self._moving()][:3]}")
+
+    def _moving(self) -> list[Case]:
+        return [c for c in self.storage.cases.values() if c.delivery.status in LIVE]
+
+    # --- what must hold ------------------------------------------------------------------------------------------
+
+    def check_hand_over(self, provider: str, email_id: EmailId, attempt_id: AttemptId) -> None:
+        """A call begins now: I2 and I3."""
+        case = self.storage.cases[email_id]
+        attempt = case.attempt(attempt_id)
+        if attempt is None or attempt.provider != provider or attempt.outcome is not None:
+            raise Violation(f"I3: handed to {provider} without an open attempt row: {case}")
+        for earlier in case.attempts:
+            if earlier.id == attempt_id:
+                continue
+            if earlier.outcome is None:
+                raise Violation(f"I2: handed to {provider} while attempt {earlier.number} is in flight: {case}")
+            if earlier.is_open_doubt and case.delivery.on_doubt is not OnDoubt.RESEND:
+                raise Violation(f"I2: handed over with an open doubt under {case.delivery.on_doubt}: {case}")
+
+    def check_leases(self, rooms: dict[str, Room], leases: Leases) -> None:
+        given = Counter(leased.provider for leased in leases.items)
+        for provider, count in given.items():
+            if count > rooms[provider].hands:
+                raise Violation(f"I3: {count} leased for {rooms[provider].hands} hands of {provider}")
+
+    def check_books(self) -> None:
+        """I1 and I4, from the moves made since the last look."""
+        for email_id, before, after in self.storage.moves[self._checked_moves :]:
+            if before != after and (before, after) not in MAY_MOVE:
+                raise Violation(f"I1: {email_id} moved from {before} to {after}")
+            delivery = self.storage.cases[email_id].delivery
+            if (delivery.status is Status.SENDING) != (delivery.attempt_id is not None):
+                raise Violation(f"I4: a lease without sending, or the reverse: {delivery}")
+        self._checked_moves = len(self.storage.moves)
+
+    def check_end(self) -> None:
+        """C1 to C4 of every email, when all has come to rest."""
+        taken: dict[EmailId, list[AttemptId]] = {}
+        for provider in self.providers:
+            for email_id, attempt_id in provider.accepted:
+                taken.setdefault(email_id, []).append(attempt_id)
+        unknown = taken.keys() - self.storage.emails.keys()
+        if unknown:
+            raise Violation(f"C3: never submitted: {unknown}")
+        for email_id in self.storage.emails:
+            self._check_one(email_id, taken.get(email_id, []))
+
+    def _check_one(self, email_id: EmailId, copies: list[AttemptId]) -> None:
+        case = self.storage.cases[email_id]
+        delivery = case.delivery
+        doubted = [a for a in case.attempts if a.outcome is Outcome.IN_DOUBT]
+        if len(copies) > 1 + len(doubted):
+            raise Violation(f"C2: {len(copies)} copies, {len(doubted)} doubts: {case}")
+        if delivery.on_doubt is not OnDoubt.RESEND and len(copies) > 1 + self._told_to_resend[email_id]:
+            raise Violation(f"I2: {len(copies)} copies under {delivery.on_doubt}: {case}")
+        decided = any(a.resolution is Resolution.OPERATOR for a in case.attempts)
+        if delivery.status is Status.SENT and not copies and not decided and not self._a_person_said_sent(email_id):
+            raise Violation(f"C4: sent, but nobody took it: {case}")
+        if delivery.status is Status.FAILED and copies and delivery.reason is not Reason.OPERATOR and not decided:
+            raise Violation(f"C4: failed, but it was taken: {case}")
+
+    def _a_person_said_sent(self, email_id: EmailId) -> bool:
+        return any(e.data.get("decision") == Decision.SENT for _, e in self.storage.events[email_id])
