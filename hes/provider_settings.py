@@ -1,0 +1,528 @@
+"""How a setting is declared and read, secrets, and what is configured per provider.
+
+A setting is declared once, as `Annotated[type, Setting(...)]` on the field that holds it; reading, checking and the
+README's table all come from there. `hes.settings` decides where values come from (flag, environment, file, default);
+this file decides what a value may look like, and reads `HES_PROVIDERS` and `[[providers]]`.
+
+No error text quotes a secret, or a part of a provider URL that could be one.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self
+from urllib.parse import unquote
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import fields, replace
+
+from hes.errors import ConfigError
+from hes.model import Address
+
+# --- declaring a setting ----------------------------------------------------------------------------------------
+
+
+class Wrong(ValueError):
+    """What is wrong with a value, in words that go behind the setting's name."""
+
+
+class Setting(Struct, frozen=True):
+    """What a setting may be, and what people read about it."""
+
+    parse: Callable[[object], object]
+    """From text, or from what TOML holds, to the checked value; raises Wrong."""
+    help: str
+    example: str
+    """As declared: a value. From `declared` on: a whole line, as in `HES_PORT=8025` or `weight = 2`."""
+    default: str = ""
+    """For people; `declared` makes it from the field's default unless it is told."""
+    name: str = ""
+    """The variable, or the key within `[[providers]]`; `declared` makes it from the field's unless it is told."""
+    field: str = ""
+    """The attribute that holds it; filled in by `declared`."""
+
+    @property
+    def key(self) -> str:
+        """Its name in `hes.toml`, and (with dashes) as a flag."""
+        return self.name.removeprefix("HES_").lower()
+
+    def read(self, value: object, where: str) -> Any:
+        """The checked value. Raises ConfigError, which names `where`."""
+        try:
+            return self.parse(value)
+        except Wrong as wrong:
+            raise self.refusal(where, str(wrong)) from None
+
+    def refusal(self, where: str, wrong: str) -> ConfigError:
+        return ConfigError(f"{where}: {wrong}. Example: {self.example}")
+
+
+def declared(struct: type[Struct], *, variables: bool) -> tuple[Setting, ...]:
+    """The settings declared on a struct's fields, in their order; as HES_ variables, or as keys of a table."""
+    found = []
+    for field in fields(struct):
+        for setting in getattr(field.type, "__metadata__", ()):
+            name = setting.name or (f"HES_{field.name.upper()}" if variables else field.name)
+            quoted = setting.example if re.fullmatch(r"[0-9.]+", setting.example) else f'"{setting.example}"'
+            example = f"{name}={setting.example}" if variables else f"{name} = {quoted}"
+            default = setting.default or _for_people(field.default)
+            found.append(replace(setting, name=name, example=example, default=default, field=field.name))
+    return tuple(found)
+
+
+def _for_people(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "none" if default in (None, (), NODEFAULT) else str(default)
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean ...?`, or nothing."""
+    matches = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""
+
+
+# --- what a value may be ----------------------------------------------------------------------------------------
+
+
+def shown(value: object) -> str:
+    """A harmless value, short; only for settings that are no secret and hold none."""
+    return f"`{str(value)[:40]}`" if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+
+
+def text(value: object) -> str:
+    """Text that is not empty and holds no control characters; spaces around it go."""
+    stripped = value.strip() if isinstance(value, str) else ""
+    if not stripped or not stripped.isprintable():
+        raise Wrong("must be text, not empty and without control characters")
+    return stripped
+
+
+def secret(value: object) -> str:
+    """`env:NAME`, `file:PATH` or the secret itself; whoever reads it makes a `Secret` of it."""
+    return text(value)
+
+
+def matching(pattern: str, wrong: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not re.fullmatch(pattern, word := text(value)):
+            raise Wrong(wrong)
+        return word
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        word = value.strip().lower() if isinstance(value, str) else None
+        if word not in words:
+            raise Wrong(f"must be one of {', '.join(words)}, not {shown(value)}")
+        return word
+
+    return parse
+
+
+def switch(value: object) -> bool:
+    """`on` or `off`; in TOML also true and false."""
+    return value if isinstance(value, bool) else one_of("on", "off")(value) == "on"
+
+
+def whole(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number_ = value
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
+            number_ = int(value)
+        if type(number_) is not int or not low <= number_ <= high:
+            raise Wrong(f"must be a whole number from {low} to {high}, not {shown(value)}")
+        return number_
+
+    return parse
+
+
+def number(high: float, *, zero: bool = False) -> Callable[[object], float]:
+    """Above zero, or with `zero` also zero itself."""
+
+    def parse(value: object) -> float:
+        try:
+            number_ = float(value) if isinstance(value, str | int | float) and value is not True else math.nan
+        except (ValueError, OverflowError):
+            number_ = math.nan
+        if not (0 < number_ <= high or (zero and number_ == 0 and value is not False)):
+            raise Wrong(f"must be a number {'from' if zero else 'above'} 0, up to {high:g}, not {shown(value)}")
+        return number_
+
+    return parse
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can be meant: 127.0.0.0/8, ::1, localhost."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+_HTTP_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?(?P<path>/[^?#@\s\\]*)?",
+    re.IGNORECASE,
+)
+
+
+def http_url(value: object) -> str:
+    """A URL to reach something by; without user, query and fragment, and without a slash at its end."""
+    url = text(value)
+    match = _HTTP_URL.fullmatch(url)
+    if not match or int(match["port"] or 1) not in range(1, 65536):
+        raise Wrong("must be http:// or https:// and a host, without user, query or fragment")
+    return url.rstrip("/")
+
+
+def api_url(value: object) -> str:
+    """Where a provider's API is: a secret goes there, so nothing but TLS beyond this machine."""
+    url = http_url(value)
+    match = _HTTP_URL.fullmatch(url)
+    if not match or match["path"]:
+        raise Wrong("must have no path: HES appends the API's own")
+    if match["scheme"].lower() == "http" and not is_loopback(match["host"]):
+        raise Wrong("must be https:// (plain http only for 127.0.0.0/8, ::1 and localhost)")
+    return url
+
+
+_MAILBOX = re.compile(r'(?:"?(?P<name>[^"<>@]*?)"?\s*<)?(?P<email>[^\s<>@"(),;:]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)>?')
+
+
+def mailbox(value: object) -> Address:
+    """`ann@example.com` or `Ann <ann@example.com>`."""
+    match = _MAILBOX.fullmatch(word := text(value))
+    if not match or (match["name"] is None) == word.endswith(">"):
+        raise Wrong("must be an address, or a name and <address>; its domain in ASCII (xn--...)")
+    local, _, domain = match["email"].rpartition("@")
+    return Address(f"{local}@{domain.lower()}", match["name"] or None)
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------
+
+
+class Secret:
+    """Something that only `reveal` shows: not repr, str, format, pickle or msgspec.
+
+    One that comes from a file is read again when that file changes (time, size or inode; looked at on each reveal).
+    Should the file be gone, empty or unreadable then, the last good value goes on being used: sending must not stop
+    because a secret is being rotated at this moment.
+    """
+
+    __slots__ = ("_path", "_stamp", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        self._path: Path | None = None
+        self._stamp: tuple[int, int, int] | None = None
+
+    @classmethod
+    def of(cls, spec: str, environ: Mapping[str, str], cwd: Path) -> Self:
+        """From `env:NAME`, `file:PATH` or a literal. Raises Wrong, which names the variable or the path."""
+        origin, _, name = spec.partition(":")
+        if origin == "env":
+            if not environ.get(name, "").strip():
+                raise Wrong(f"the environment variable {name if name.isidentifier() else 'behind env:'} is not set")
+            return cls(_single_line(environ[name], f"the environment variable {name}"))
+        made = cls(spec)
+        if origin == "file":
+            made._path = cwd / name
+            try:
+                made._read(made._path)
+            except OSError as error:
+                raise Wrong(f"cannot read {made._path}: {error.strerror}") from None
+        return made
+
+    def reveal(self) -> str:
+        if self._path is not None:
+            try:
+                if _stamp(self._path) != self._stamp:
+                    self._read(self._path)
+            except (OSError, Wrong):
+                pass
+        return self._value
+
+    def _read(self, path: Path) -> None:
+        stamp = _stamp(path)  # before reading: a change in between is seen by the next reveal
+        try:
+            content = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise Wrong(f"{path} is not UTF-8 text") from None
+        self._value, self._stamp = _single_line(content, str(path)), stamp
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and (self._path or self._value) == (other._path or other._value)
+
+    def __hash__(self) -> int:
+        return hash(self._path or self._value)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is never pickled")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _single_line(value: str, origin: str) -> str:
+    """Secrets go into headers: no line may end inside one."""
+    stripped = value.strip()
+    if not stripped or not stripped.isprintable():
+        raise Wrong(f"{origin} must hold one line of text, without control characters")
+    return stripped
+
+
+# --- providers --------------------------------------------------------------------------------------------------
+
+
+class Kind(StrEnum):
+    """The kinds of provider. Closed."""
+
+    SENDGRID = "sendgrid"
+    MAILGUN = "mailgun"
+    POSTMARK = "postmark"
+    SES = "ses"
+    RESEND = "resend"
+    BREVO = "brevo"
+    SMTP = "smtp"
+    OUTBOX = "outbox"
+
+
+BUILT = frozenset({Kind.SENDGRID, Kind.OUTBOX})
+"""The kinds that can be used now; grows with `hes.providers`."""
+
+
+class _Keys(Struct, frozen=True):
+    """What one kind has besides what all have. `user`: what the user part of its URL fills."""
+
+    needs: tuple[str, ...] = ()
+    may: tuple[str, ...] = ()
+    user: tuple[str, ...] = ()
+
+
+_API_KEY = _Keys(needs=("api_key",), may=("base_url",), user=("api_key",))
+_KEYS = {
+    Kind.SENDGRID: _API_KEY,
+    Kind.MAILGUN: _Keys(needs=("api_key", "domain"), may=("base_url", "region"), user=("api_key",)),
+    Kind.POSTMARK: _API_KEY,
+    Kind.SES: _Keys(
+        needs=("region",),
+        may=("base_url", "access_key_id", "secret_access_key"),
+        user=("access_key_id", "secret_access_key"),
+    ),
+    Kind.RESEND: _API_KEY,
+    Kind.BREVO: _API_KEY,
+    Kind.SMTP: _Keys(needs=("host",), may=("port", "username", "password", "tls"), user=("username", "password")),
+    Kind.OUTBOX: _Keys(),
+}
+_OF_KINDS = frozenset(key for keys in _KEYS.values() for key in keys.needs + keys.may)
+
+_OF_THE_PROCESS = frozenset({"lease_seconds", "poll_seconds", "grace_seconds", "expires_in"})
+
+NAME = matching(r"[a-z0-9][a-z0-9_-]{0,62}", "must be lower-case letters, digits, - and _, no - or _ first")
+SECONDS = number(3600)
+_DOMAIN = matching(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "must be a domain, in ASCII")
+_REGION = matching(r"[a-z0-9-]{2,30}", "must be a region's name")
+_HOST = matching(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+", "must be a host's name or address")
+_TLS = one_of("starttls", "implicit", "none")
+
+
+class Times(Struct, frozen=True, kw_only=True):
+    """What holds for all providers as a HES_ setting, and for one as a key of the same name in lower case."""
+
+    attempt_timeout: Annotated[float, Setting(SECONDS, "Seconds over one call to a provider", "10")] = 10.0
+    connect_timeout: Annotated[float, Setting(SECONDS, "Seconds to connect to a provider", "2")] = 2.0
+    gate_open_seconds: Annotated[float, Setting(number(300), "How long a failing provider rests at first", "10")] = 10.0
+    gate_fail_max: Annotated[int, Setting(whole(1, 1000), "Failures in a row that shut a provider's gate", "5")] = 5
+    retry_base_seconds: Annotated[float, Setting(number(3600), "The first backoff", "1")] = 1.0
+    retry_cap_seconds: Annotated[float, Setting(number(86400), "The longest backoff", "600")] = 600.0
+    doubt_seconds: Annotated[float, Setting(number(3600, zero=True), "How long a doubt is looked into", "15")] = 15.0
+
+
+class ProviderSettings(Times, frozen=True, kw_only=True):
+    """One configured provider. Times that it has no own value for are the HES_ ones already."""
+
+    name: Annotated[str, Setting(NAME, "What it is called; once only", "sendgrid-main", "the kind")]
+    kind: Annotated[Kind, Setting(one_of(*Kind), f"One of {', '.join(Kind)}", "sendgrid")]
+    api_key: Annotated[Secret | None, Setting(secret, "env:NAME, file:PATH or a literal", "env:SENDGRID_KEY")] = None
+    base_url: Annotated[str | None, Setting(api_url, "Another address of its API", "https://api.example.com")] = None
+    domain: Annotated[str | None, Setting(_DOMAIN, "The sending domain (mailgun)", "mg.example.com")] = None
+    region: Annotated[str | None, Setting(_REGION, "Where the account is (mailgun, ses)", "eu")] = None
+    weight: Annotated[float, Setting(number(1e6), "Its share of the traffic", "2")] = 1.0
+    max_in_flight: Annotated[int, Setting(whole(1, 1000), "Calls at the same time, at most", "64")] = 64
+    rate_per_second: Annotated[float | None, Setting(number(1e6), "Emails a second, at most", "100.0")] = None
+    daily_quota: Annotated[int | None, Setting(whole(1, 10**9), "Emails a day, at most", "50000")] = None
+    webhook_secret: Annotated[Secret | None, Setting(secret, "What its events are signed with", "env:HOOK_KEY")] = None
+    host: Annotated[str | None, Setting(_HOST, "The server (smtp)", "smtp.example.com")] = None
+    port: Annotated[int, Setting(whole(1, 65535), "The server's port (smtp)", "587")] = 587
+    # Some services' SMTP user name is the API token itself, and an access key id is half a credential: both hidden.
+    username: Annotated[Secret | None, Setting(secret, "User name (smtp)", "env:SMTP_USER")] = None
+    password: Annotated[Secret | None, Setting(secret, "Password (smtp)", "file:/run/secrets/smtp")] = None
+    tls: Annotated[Literal["starttls", "implicit", "none"], Setting(_TLS, "Encryption (smtp)", "starttls")] = "starttls"
+    access_key_id: Annotated[Secret | None, Setting(secret, "AWS key (ses)", "env:AWS_ACCESS_KEY_ID")] = None
+    secret_access_key: Annotated[Secret | None, Setting(secret, "AWS secret (ses)", "file:/run/secrets/aws")] = None
+    sender: Annotated[
+        Address | None, Setting(mailbox, "Sender of all that leaves here", "Shop <shop@example.com>", name="from")
+    ] = None
+    given: frozenset[str] = frozenset()
+    """The keys that were set on purpose."""
+
+
+INHERITED = Times.__struct_fields__
+_OWN, _TIMES = declared(ProviderSettings, variables=False), declared(Times, variables=False)
+PROVIDER_SETTINGS = (
+    *(setting for setting in _OWN if setting.field not in INHERITED),
+    *(replace(setting, default=f"HES_{setting.name.upper()}") for setting in _TIMES),
+)
+_BY_KEY = {setting.name: setting for setting in PROVIDER_SETTINGS}
+
+EXAMPLE = 'HES_PROVIDERS="sendgrid://KEY@default outbox://"'
+
+
+class Around(Struct, frozen=True):
+    """What providers are read with: times to inherit, and where secrets are looked for."""
+
+    times: Times
+    environ: Mapping[str, str]
+    cwd: Path
+
+
+def read_providers(value: object, where: str, around: Around) -> tuple[ProviderSettings, ...]:
+    """From the text of HES_PROVIDERS, or the tables of the file. Raises ConfigError."""
+    try:
+        tables = _tables(value)
+        names = _names(tables)
+    except Wrong as wrong:
+        raise ConfigError(f"{where}: {wrong}. Example: {EXAMPLE}") from None
+    return tuple(
+        _provider(table, name, f"{where}: provider {n} ({name})", around)
+        for n, (table, name) in enumerate(zip(tables, names, strict=True), 1)
+    )
+
+
+def _tables(value: object) -> list[dict[str, object]]:
+    if isinstance(value, str):
+        return [_table_of_url(url, n) for n, url in enumerate(value.split(), 1)]
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise Wrong("must be [[providers]] tables, or one text of URLs")
+    return value
+
+
+def _names(tables: Sequence[Mapping[str, object]]) -> list[str]:
+    """Each one's name: its own, else its kind, numbered when that is taken."""
+    names: list[str | None] = []
+    for n, table in enumerate(tables, 1):
+        try:
+            one_of(*Kind)(table.get("kind"))
+        except Wrong:
+            raise Wrong(f"provider {n}: kind must be one of {', '.join(Kind)}") from None
+        try:
+            names.append(NAME(table["name"]) if "name" in table else None)
+        except Wrong as wrong:
+            raise Wrong(f"provider {n}: name {wrong}") from None
+        if names[-1] and names[-1] in names[:-1]:
+            raise Wrong(f"two providers are called {names[-1]}")
+    all_names: list[str] = []
+    for table, name in zip(tables, names, strict=True):
+        kind = str(table["kind"]).strip().lower()
+        candidates = [kind, *(f"{kind}-{i}" for i in range(2, len(tables) + 2))]
+        all_names.append(name or next(c for c in candidates if c not in names and c not in all_names))
+    return all_names
+
+
+def _provider(table: Mapping[str, object], name: str, where: str, around: Around) -> ProviderSettings:
+    kind = Kind(_BY_KEY["kind"].read(table["kind"], f"{where}: kind"))
+    if kind not in BUILT:
+        raise ConfigError(f"{where}: provider kind `{kind}` is not built yet. Example: {EXAMPLE}")
+    if name == Kind.OUTBOX and kind is not Kind.OUTBOX:
+        raise _BY_KEY["name"].refusal(f"{where}: name", "outbox is the built-in one, which keeps instead of sending")
+    _check_keys(table, kind, where)
+    values = {key: getattr(around.times, key) for key in INHERITED}
+    for key, raw in table.items():
+        setting = _BY_KEY[key]
+        value = setting.read(raw, f"{where}: {key}")
+        if setting.parse is secret:
+            try:
+                value = Secret.of(value, around.environ, around.cwd)
+            except Wrong as wrong:
+                raise setting.refusal(f"{where}: {key}", str(wrong)) from None
+        values[setting.field] = value
+    return ProviderSettings(**{**values, "name": name, "kind": kind, "given": frozenset(table)})
+
+
+def _check_keys(table: Mapping[str, object], kind: Kind, where: str) -> None:
+    """All that the kind needs, and nothing that would do nothing there."""
+    own = _KEYS[kind]
+    for key in table:
+        if key in _OF_THE_PROCESS:
+            raise ConfigError(f"{where}: {key} holds for the whole process. Example: HES_{key.upper()}=20")
+        if key not in _BY_KEY:
+            # A mangled URL can put a part of its secret here: quoted only where it looks like a key.
+            quoted = f"{key}: no such key" if re.fullmatch(r"[a-z_]{1,30}", key) else "one of its keys does not exist"
+            raise ConfigError(f"{where}: {quoted}.{closest(key, _BY_KEY)} Example: {_BY_KEY['weight'].example}")
+        if key in _OF_KINDS and key not in own.needs + own.may:
+            raise ConfigError(f"{where}: {key}: a provider of kind {kind} has no such key. Example: {EXAMPLE}")
+    for key in own.needs:
+        if key not in table:
+            raise _BY_KEY[key].refusal(f"{where}: {key}", "is missing")
+
+
+_URL = re.compile(
+    r"(?P<kind>[a-z]+)://(?:(?P<user>[^/?#]*)@)?(?P<host>\[[0-9a-fA-F:.]+\]|[^/?#@:\[\]]*)(?::(?P<port>[0-9]+))?"
+    r"(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#@]*))?"
+)
+"""Strict on purpose, and instead of urllib, whose errors quote what they can't read: a key with an unescaped `/`, `?`
+or `#` must end in our own message, not in a host or parameter that is quoted in an error."""
+
+
+def _table_of_url(url: str, n: int) -> dict[str, object]:
+    """What a `[[providers]]` table would hold. Raises Wrong, which quotes nothing of the URL."""
+    match = _URL.fullmatch(url)
+    if not match:
+        raise Wrong(f"URL {n} must look like kind://KEY@default, with / ? # @ % and spaces percent-encoded")
+    if match["kind"] not in Kind.__members__.values():
+        raise Wrong(f"URL {n}: kind must be one of {', '.join(Kind)}")
+    kind = Kind(match["kind"])
+    pairs: list[tuple[str, str]] = [("kind", kind)]
+    if match["user"]:
+        keys = _KEYS[kind].user
+        if not keys:
+            raise Wrong(f"URL {n}: {kind} takes no user part")
+        parts = match["user"].split(":", 1) if len(keys) > 1 else [match["user"]]
+        pairs += zip(keys, parts, strict=False)
+    if kind is Kind.SMTP:
+        pairs += [(key, match[key]) for key in ("host", "port") if match[key]]
+    elif match["host"] not in ("", "default") or match["port"]:
+        raise Wrong(f"URL {n}: its host must be the word default; another address goes into ?base_url=")
+    if path := (match["path"] or "/")[1:]:
+        if "domain" not in _KEYS[kind].needs:
+            raise Wrong(f"URL {n}: {kind} takes no path")
+        pairs.append(("domain", path))
+    for parameter in filter(None, (match["query"] or "").split("&")):
+        key, _, value = parameter.partition("=")
+        pairs.append((unquote(key), value))
+    table = {key: unquote(value) for key, value in pairs}  # not unquote_plus: secrets are full of +
+    if len(table) < len(pairs):
+        raise Wrong(f"URL {n} says the same thing twice")
+    return dict(table)
