@@ -1,0 +1,1 @@
+"""The HTTP side: takes emails in, and tells what became of them."""

@@ -1,0 +1,35 @@
+"""What the handlers work with: one object, made by `hes.app`, handed to each of them."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from hes.model import Clock, OnDoubt
+from hes.storage.storage import Storage
+from hes.web.auth import Authenticator
+
+
+class Readiness:
+    """Whether this process wants traffic. A stop begins by turning it off, so that balancers look elsewhere."""
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+
+
+class Desk(Struct, frozen=True, kw_only=True):
+    """Parts, and the settings that hold where the caller says nothing."""
+
+    storage: Storage
+    authenticator: Authenticator
+    readiness: Readiness
+    wake: Callable[[], None]
+    """Tells the intake, if it runs in this process, that something is due."""
+    new_id: Callable[[], str]
+    clock: Clock
+    provider_names: frozenset[str]
+    outbox_only: bool
+    """Nothing leaves this machine: `user@localhost` is an address."""
+    on_doubt: OnDoubt
+    expires_in: int
+    attempt_timeout: float
+    attempt_timeout_limit: float

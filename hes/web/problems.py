@@ -1,0 +1,161 @@
+"""Errors as RFC 9457 problems. Decides what a caller gets to see of an error, and what is logged of it.
+
+`type` is `urn:hes:problem:<slug>`: a name and no link, since HES has no address of its own to serve pages from. Not
+`about:blank`, because then `title` would have to be the status phrase and two kinds of 422 could not be told apart.
+
+A 5xx says nothing of what is inside. Litestar's own texts are not passed on where they repeat the URL, whose query may
+hold an address.
+"""
+
+import logging
+import re
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+from msgspec import Struct, field
+
+from hes.errors import (
+    CallerError,
+    FieldError,
+    Forbidden,
+    Invalid,
+    NotAuthenticated,
+    NotFound,
+    StorageBroken,
+    StorageError,
+    TooLarge,
+    Unreadable,
+    UnsupportedType,
+    WrongState,
+)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+"""What a 503 asks for: longer than a failover of the database's connection usually takes, short enough to matter."""
+
+_log = logging.getLogger("hes.web")
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One problem, as in RFC 9457, section 3, and `errors`: the fields that are wrong, if it is about fields."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[FieldError, ...] = field(default=())
+
+
+def problem_of(error: CallerError) -> Problem:
+    """The problem for an error of the caller's; also what a bad item of a batch gets."""
+    return Problem(
+        type=_type(type(error).__name__),
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        errors=error.errors,
+    )
+
+
+def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
+    """The HTTP response that carries a problem. Never cached: the next try may go well."""
+    return Response(
+        msgspec.json.encode(problem),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )
+
+
+def _type(name: str) -> str:
+    """`KeyReused` and `Key reused` are both `urn:hes:problem:key-reused`."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    return "urn:hes:problem:" + "-".join(words).lower()
+
+
+def _caller_error(_request: Request[Any, Any, Any], error: CallerError) -> Response[bytes]:
+    return answer(problem_of(error), error.headers)
+
+
+# --- what Litestar raises by itself ----------------------------------------------------------------------------------
+
+_OUR_KIND: dict[int, tuple[type[CallerError], str]] = {
+    400: (Unreadable, "The request can't be read."),
+    401: (NotAuthenticated, "A key is needed."),
+    403: (Forbidden, "This is not allowed."),
+    404: (NotFound, "There is nothing here."),
+    409: (WrongState, "This is not possible now."),
+    413: (TooLarge, "The body is larger than what is taken here."),
+    415: (UnsupportedType, "This content type is not taken here."),
+}
+
+
+def _http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    status = error.status_code
+    if isinstance(error, ValidationException):
+        return _invalid_parameters(error)
+    if _is_disconnect(error):
+        return answer(problem_of(Unreadable("The connection ended before the request did.")))
+    if status in _OUR_KIND:
+        kind, detail = _OUR_KIND[status]
+        return answer(problem_of(kind(detail)), error.headers)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return _unavailable("HES can't do this at the moment; try again.", error.headers)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _bug(request, error)
+    phrase = HTTPStatus(status).phrase
+    detail = "This address does not take that method." if status == HTTPStatus.METHOD_NOT_ALLOWED else f"{phrase}."
+    return answer(Problem(type=_type(phrase), title=phrase, status=status, detail=detail), error.headers)
+
+
+_MISSING = re.compile(r"Missing required (\w+) parameter '([^']*)' for path ")
+
+
+def _invalid_parameters(error: ValidationException) -> Response[bytes]:
+    """Parameters, and bodies that Litestar decodes: 422 as for all content; a bad header alone: 400."""
+    found = [e for e in error.extra if isinstance(e, dict)] if isinstance(error.extra, list) else []
+    if missing := _MISSING.match(error.detail):
+        found = [{"source": missing[1], "key": missing[2], "message": "is required"}]
+    errors = [FieldError(str(e.get("key", "")), str(e.get("message", "is not valid"))) for e in found]
+    is_header = bool(found) and all(e.get("source") == "header" for e in found)
+    kind = Unreadable if is_header else Invalid
+    return answer(problem_of(kind("A parameter or field is not valid; `errors` names it.", errors)))
+
+
+def _is_disconnect(error: HTTPException) -> bool:
+    """Litestar's word for a client that went away in the middle of its body is a bare 500."""
+    return error.detail == "client disconnected prematurely"
+
+
+# --- our own trouble -------------------------------------------------------------------------------------------------
+
+
+def _storage_error(_request: Request[Any, Any, Any], error: StorageError) -> Response[bytes]:
+    if isinstance(error, StorageBroken):
+        _log.error("the storage failed a write", exc_info=error)
+    return _unavailable("The storage is not available; nothing was changed. Try again.")
+
+
+def _unavailable(detail: str, headers: dict[str, str] | None = None) -> Response[bytes]:
+    problem = Problem(type=_type("Unavailable"), title="Unavailable", status=503, detail=detail)
+    return answer(problem, {"Retry-After": str(RETRY_AFTER_SECONDS), **(headers or {})})
+
+
+def _bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """What should not happen. The log gets the route and not the path, which may hold an address."""
+    _log.error("%s %s failed", request.method, request.scope.get("path_template", "?"), exc_info=error)
+    detail = "Something went wrong inside HES. It is in the log; the request may be tried again."
+    return answer(Problem(type=_type("Internal"), title="Internal error", status=500, detail=detail))
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    CallerError: _caller_error,
+    StorageError: _storage_error,
+    HTTPException: _http_exception,
+    Exception: _bug,
+}
+"""For `Litestar(exception_handlers=…)`."""
