@@ -1,0 +1,62 @@
+"""Keeps emails instead of sending them: for local use, for trying things out, for test keys.
+
+Each email is put, as the message it would be, into the database and into a Maildir (cr.yp.to/proto/maildir.html) that
+any mail reader opens. A provider like all others: it is leased for, it can fail, it answers.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from hes import mime
+from hes.errors import StorageUnavailable
+from hes.model import Answer, AttemptId, Email, EmailId, Outcome
+
+Keep = Callable[[EmailId, AttemptId, bytes], Awaitable[None]]
+"""`Storage.keep`: puts a message into the database."""
+
+
+class Outbox:
+    """Accepts everything, unless the disk does not."""
+
+    kind = "outbox"
+    render_version = mime.RENDER_VERSION
+
+    def __init__(self, name: str, keep: Keep, maildir: Path) -> None:
+        self.name = name
+        self._keep = keep
+        self._maildir = maildir
+
+    async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
+        # In a thread: rendering an attachment of some megabytes takes longer than the loop may stand still.
+        message = await anyio.to_thread.run_sync(mime.render, email, attempt_id)
+        try:
+            with anyio.fail_after(timeout_seconds):
+                await anyio.to_thread.run_sync(_write, self._maildir, attempt_id, message)
+                await self._keep(email.id, attempt_id, message)
+        except TimeoutError:
+            return Answer(outcome=Outcome.IN_DOUBT, detail="the disk did not answer in time")
+        except OSError as error:
+            detail = f"HES_OUTBOX_DIR {self._maildir} can't be written: {error.strerror}"
+            return Answer(outcome=Outcome.UNAVAILABLE, detail=detail)
+        except StorageUnavailable as error:
+            return Answer(outcome=Outcome.UNAVAILABLE, detail=f"the outbox in the database can't be written: {error}")
+        return Answer(outcome=Outcome.ACCEPTED, provider_message_id=email.message_id)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _write(maildir: Path, attempt_id: AttemptId, message: bytes) -> None:
+    """Into `tmp`, synced, then moved to `new`, so that a reader never sees half a message."""
+    for folder in ("tmp", "new", "cur"):
+        (maildir / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = maildir / "tmp" / f"{attempt_id}.hes"
+    with draft.open("wb") as file:
+        file.write(message)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(maildir / "new" / draft.name)

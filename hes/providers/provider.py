@@ -1,0 +1,42 @@
+"""What a provider is to the rest of HES."""
+
+from typing import Protocol
+
+from hes.model import Address, Answer, AttemptId, Email
+
+
+class Provider(Protocol):
+    """Takes one email over from us, or says why not.
+
+    A provider knows nothing of attempt numbers, gates, retries or storage. It returns an `Answer` for everything
+    that a provider normally does, down to a connection lost at the worst moment; it raises only when cancelled.
+    What can't be expressed at this provider is `declined` with the reason, never dropped silently. What its own
+    documentation does not settle is `in_doubt`.
+    """
+
+    name: str
+    kind: str
+    render_version: int
+    """Grows whenever the same email would be rendered into other bytes."""
+
+    async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
+        """Hand over one email. The time-out is over the whole call, from connecting to the last byte of the answer."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections. No call is in flight any more."""
+        ...
+
+
+def mailbox(address: Address) -> str:
+    """`Name <address>` as RFC 5322, section 3.4 writes it; non-ASCII names stay as they are (the provider encodes).
+
+    The phrase is quoted when it holds any of the specials, with `"` and `\\` escaped.
+    """
+    if not address.name:
+        return address.email
+    name = address.name
+    if any(c in '()<>[]:;@\\,."' for c in name):
+        escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+        name = f'"{escaped}"'
+    return f"{name} <{address.email}>"
