@@ -33,7 +33,7 @@ from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
 from hes.errors import ConfigError
 from hes.ids import NewId, id_maker
-from hes.model import Clock, Ended, Millis
+from hes.model import Clock, Ended, Leased, Millis
 from hes.policy import Policy, Rules
 from hes.providers import Surroundings, make_provider
 from hes.settings import MARGIN_SECONDS, Settings
@@ -65,11 +65,12 @@ class Mailer:
         monotonic = time.monotonic
         trouble = StorageTrouble(monotonic)
         self._outcomes = Mailbox[Ended](sum(hands.values()))
+        self._leased = {name: Mailbox[Leased](count) for name, count in hands.items()}
         self._senders = {
-            provider.name: Sender(
-                provider, self._outcomes, hands=hands[provider.name], clock=clock, monotonic=monotonic
+            p.name: Sender(
+                p, self._leased[p.name], self._outcomes, hands=hands[p.name], clock=clock, monotonic=monotonic
             )
-            for provider in self._providers
+            for p in self._providers
         }
         self.intake = Intake(
             storage,
@@ -120,6 +121,9 @@ class Mailer:
         return sum(sender.in_flight for sender in self._senders.values())
 
     async def aclose(self) -> None:
+        self._outcomes.discard()
+        for mailbox in self._leased.values():
+            mailbox.discard()
         for provider in self._providers:
             await provider.aclose()
 

@@ -35,7 +35,11 @@ class Mailbox(Generic[Message]):
 
     async def receive(self) -> Message:
         """The next message. Raises anyio.EndOfStream once it is closed and empty."""
-        return await self._receive.receive()
+        try:
+            return await self._receive.receive()
+        except anyio.EndOfStream:
+            self._receive.close()
+            raise
 
     def ready(self, most: int) -> list[Message]:
         """What is there already."""

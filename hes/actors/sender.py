@@ -32,6 +32,7 @@ class Sender:
     def __init__(
         self,
         provider: Provider,
+        mailbox: Mailbox[Leased],
         report: Mailbox[Ended],
         *,
         hands: int,
@@ -40,11 +41,11 @@ class Sender:
     ) -> None:
         self.name = f"sender {provider.name}"
         self._provider = provider
+        self._mailbox = mailbox
         self._report = report
         self._hands = hands
         self._clock = clock
         self._monotonic = monotonic
-        self._mailbox = Mailbox[Leased](hands)
         self._in_flight: dict[AttemptId, Leased] = {}
         self._begun: dict[AttemptId, Leased] = {}
         self._is_stopping = False

@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from hes.model import Clock
-from hes.provider_settings import Kind, ProviderSettings, Secret
+from hes.provider_settings import Kind, ProviderSettings
 from hes.providers.outbox import Keep, Outbox
 from hes.providers.provider import Provider
 from hes.providers.sendgrid import SendGrid
@@ -25,20 +25,7 @@ def _outbox(settings: ProviderSettings, around: Surroundings) -> Provider:
 
 
 def _sendgrid(settings: ProviderSettings, around: Surroundings) -> Provider:
-    return SendGrid(
-        name=settings.name,
-        api_key=_needed(settings.api_key),
-        clock=around.clock,
-        base_url=settings.base_url or "https://api.sendgrid.com",
-        max_in_flight=settings.max_in_flight,
-        connect_timeout_seconds=settings.connect_timeout,
-    )
-
-
-def _needed(secret: Secret | None) -> Callable[[], str]:
-    """The settings refuse a provider without it before it comes here."""
-    assert secret is not None  # noqa: S101 (for the type checker only)
-    return secret.reveal
+    return SendGrid.of(settings, around.clock)
 
 
 REGISTRY: Mapping[str, Callable[[ProviderSettings, Surroundings], Provider]] = {

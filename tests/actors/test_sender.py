@@ -1,0 +1,155 @@
+"""A sender: hands that stand alone, and are free only when told so."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from hes.actors.actor import Mailbox
+from hes.actors.sender import PATIENCE_SECONDS, Sender
+from hes.model import Answer, AttemptId, Ended, Leased, Outcome
+from tests.actors.parts import ScriptedProvider, a_leased, clock, in_virtual_time
+
+
+class Setup:
+    def __init__(self) -> None:
+        self.provider = ScriptedProvider()
+        self.inbox = Mailbox[Leased](3)
+        self.report = Mailbox[Ended](3)
+        self.sender = Sender(self.provider, self.inbox, self.report, hands=3, clock=clock, monotonic=anyio.current_time)
+
+    async def told(self) -> Ended:
+        return await self.report.receive()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Setup]:
+    setup = Setup()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(setup.sender.run)
+        yield setup
+        tasks.cancel_scope.cancel()
+    setup.inbox.discard()
+    setup.report.discard()
+
+
+@in_virtual_time
+async def test_an_outcome_is_told_and_the_hand_stays_taken_until_released() -> None:
+    async with running() as setup:
+        setup.sender.take(a_leased())
+        ended = await setup.told()
+        assert ended.answer is not None
+        assert (ended.attempt_id, ended.answer.outcome) == ("attempt-1", Outcome.ACCEPTED)
+        assert setup.sender.room().hands == 2
+        setup.sender.release(ended)
+        assert setup.sender.room().hands == 3
+        assert setup.sender.room().render_version == 5
+
+
+@in_virtual_time
+async def test_hands_work_at_the_same_time() -> None:
+    async with running() as setup:
+        barrier = anyio.Event()
+
+        async def wait_for_three(attempt_id: AttemptId) -> Answer:
+            if len(setup.provider.calls) == 3:
+                barrier.set()
+            await barrier.wait()
+            return Answer(outcome=Outcome.ACCEPTED)
+
+        setup.provider.script = wait_for_three
+        for number in (1, 2, 3):
+            setup.sender.take(a_leased(number))
+        assert setup.sender.bytes_in_flight == 300
+        assert {(await setup.told()).attempt_id for _ in range(3)} == {"attempt-1", "attempt-2", "attempt-3"}
+
+
+@in_virtual_time
+async def test_a_bug_in_one_hand_is_in_doubt_and_harms_no_neighbour() -> None:
+    async with running() as setup:
+
+        async def first_has_a_bug(attempt_id: AttemptId) -> Answer:
+            if attempt_id == "attempt-1":
+                raise KeyError("a bug")
+            await anyio.sleep(5)
+            return Answer(outcome=Outcome.ACCEPTED)
+
+        setup.provider.script = first_has_a_bug
+        setup.sender.take(a_leased(1))
+        setup.sender.take(a_leased(2))
+        outcomes = {}
+        for _ in range(2):
+            ended = await setup.told()
+            assert ended.answer is not None
+            outcomes[ended.attempt_id] = ended.answer.outcome
+        assert outcomes == {"attempt-1": Outcome.IN_DOUBT, "attempt-2": Outcome.ACCEPTED}
+
+
+@in_virtual_time
+async def test_a_provider_that_breaks_its_time_out_is_given_up_from_outside() -> None:
+    async with running() as setup:
+
+        async def for_ever(attempt_id: AttemptId) -> Answer:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        setup.provider.script = for_ever
+        setup.sender.take(a_leased())
+        ended = await setup.told()
+        assert ended.answer is not None
+        assert ended.answer.outcome is Outcome.IN_DOUBT
+        assert anyio.current_time() == pytest.approx(10 + PATIENCE_SECONDS)
+
+
+@in_virtual_time
+async def test_with_too_little_of_the_lease_left_no_byte_goes_out() -> None:
+    async with running() as setup:
+        setup.sender.take(a_leased(deadline=anyio.current_time() + 9.9))
+        ended = await setup.told()
+        assert (ended.answer, ended.note) == (None, "too little of the lease was left")
+        assert setup.provider.calls == []
+
+
+@in_virtual_time
+async def test_a_stopping_sender_begins_nothing_and_ends_what_it_began() -> None:
+    setup = Setup()
+
+    async def slow(attempt_id: AttemptId) -> Answer:
+        await anyio.sleep(5)
+        return Answer(outcome=Outcome.ACCEPTED)
+
+    setup.provider.script = slow
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(setup.sender.run)
+        setup.sender.take(a_leased(1))
+        await anyio.sleep(1)
+        setup.sender.take(a_leased(2))
+        setup.sender.stop()
+        assert setup.sender.room().hands == 0
+    told = {ended.attempt_id: ended for ended in setup.report.ready(9)}
+    assert told[AttemptId("attempt-2")].answer is None
+    assert told[AttemptId("attempt-1")].answer is not None
+    setup.report.discard()
+
+
+@in_virtual_time
+async def test_calls_that_a_crash_of_the_sender_cut_off_are_told_as_in_doubt() -> None:
+    setup = Setup()
+
+    async def for_ever(attempt_id: AttemptId) -> Answer:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    setup.provider.script = for_ever
+    setup.sender.take(a_leased())
+    with anyio.move_on_after(1):
+        await setup.sender.run()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(setup.sender.run)
+        ended = await setup.told()
+        tasks.cancel_scope.cancel()
+    assert ended.answer is not None
+    assert ended.answer.outcome is Outcome.IN_DOUBT
+    setup.inbox.discard()
+    setup.report.discard()

@@ -1,0 +1,95 @@
+"""The simulated world keeps its invariants, for any seed; and would notice if it did not.
+
+A failing seed replays: `World(seed).run(steps)` under `virtual_time.run` makes the same steps every time.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from hes.model import Delivery, Ended, OnDoubt
+from hes.policy import Case, Change, Policy
+from tests.simulation import virtual_time
+from tests.simulation.world import Violation, World
+
+HAPPENINGS = 150
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Crashes by the thousand are not worth their log."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def simulate(seed: int, happenings: int = HAPPENINGS, policy: type[Policy] = Policy) -> World:
+    world = World(seed, policy=policy)
+    virtual_time.run(functools.partial(world.run, happenings))
+    return world
+
+
+@given(seed=st.integers(0, 2**32))
+@example(seed=0)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_crash_fault_or_pause_breaks_an_invariant(seed: int) -> None:
+    simulate(seed)
+
+
+def test_the_same_seed_makes_the_same_steps() -> None:
+    first, second = simulate(7), simulate(7)
+    assert first.steps == second.steps
+    assert first.storage.events == second.storage.events
+
+
+def test_the_world_is_stormy_enough_to_mean_something() -> None:
+    """What the invariants are about does happen: doubts, evidence, poison, copies, lost leases."""
+    seen: set[str] = set()
+    for seed in range(6):
+        world = simulate(seed, 300)
+        seen |= {event.type.value for events in world.storage.events.values() for _, event in events}
+        seen |= {str(case.delivery.reason) for case in world.storage.cases.values()}
+    assert {"in_doubt", "resolved", "duplicate", "not_tried", "failed_over"} <= seen
+    assert {"doubt", "expired_in_doubt", "rejected_after_doubt", "operator", "expired"} <= seen
+
+
+class WithoutFence(Policy):
+    """A mutant: whoever comes late settles as if it held the lease."""
+
+    def settle(self, case: Case, ended: Ended, now: int) -> Change | None:
+        attempt = case.attempt(ended.attempt_id)
+        if attempt is not None and case.delivery.attempt_id is not None:
+            stolen = Case(_with_lease(case.delivery, ended), case.attempts)
+            return super().settle(stolen, ended, now)
+        return super().settle(case, ended, now)
+
+
+def _with_lease(delivery: Delivery, ended: Ended) -> Delivery:
+
+    return replace(delivery, attempt_id=ended.attempt_id)
+
+
+class ResendsUnderHold(Policy):
+    """A mutant: a doubt is sent again whatever the sender's policy says."""
+
+    def _search_over(self, delivery: Delivery, *args: object, **kwargs: object) -> Change:
+
+        told = replace(delivery, on_doubt=OnDoubt.RESEND)
+        change = super()._search_over(told, *args, **kwargs)  # type: ignore[arg-type]
+        return replace(change, delivery=replace(change.delivery, on_doubt=delivery.on_doubt))
+
+
+def simulate_until_caught(mutant: type[Policy]) -> None:
+    for seed in range(40):
+        simulate(seed, 300, mutant)
+
+
+@pytest.mark.parametrize("mutant", [WithoutFence, ResendsUnderHold])
+def test_a_mutant_is_caught(mutant: type[Policy]) -> None:
+    with pytest.raises(Violation):
+        simulate_until_caught(mutant)
