@@ -50,10 +50,10 @@ def serve(**flags: Any) -> None:
     """Serve until SIGTERM. Settings: flags, then HES_ variables, then the file, then defaults."""
     import anyio
 
-    from hes import app
+    from hes import serving
 
     settings = _settings(flags)
-    anyio.run(app.serve, settings, backend_options={"use_uvloop": True})
+    anyio.run(serving.serve, settings, backend_options={"use_uvloop": True})
 
 
 @cli.group()

@@ -12,11 +12,11 @@ moment it begins, and the sender's policy acts at once.
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from hes import timeline
 from hes.errors import WrongState
 from hes.model import (
     Attempt,
@@ -156,10 +156,10 @@ class Policy:
             started_at=now,
             render_version=render_version,
         )
-        events = [_event(leased, EventType.ATTEMPT, now, provider, attempt=number)]
+        events = [timeline.entry(leased, EventType.ATTEMPT, now, provider, attempt=number)]
         if delivery.tried and provider not in delivery.tried:
             failed_over = {"from": delivery.tried[-1], "to": provider}
-            events.insert(0, _event(leased, EventType.FAILED_OVER, now, provider, **failed_over))
+            events.insert(0, timeline.entry(leased, EventType.FAILED_OVER, now, provider, **failed_over))
         return Change(leased, tuple(events), attempts=(attempt,))
 
     def settle(self, case: Case, ended: Ended, now: Millis) -> Change | None:
@@ -205,7 +205,7 @@ class Policy:
             attempts=case.delivery.attempts - 1,
             provider=earlier[-1].provider if earlier else None,
         )
-        events = (_event(free, EventType.NOT_TRIED, now, attempt.provider, why=ended.note),)
+        events = (timeline.entry(free, EventType.NOT_TRIED, now, attempt.provider, why=ended.note),)
         proof = _first_accepted(earlier)
         if proof is not None:
             sent = self._sent(free, Cause.EVIDENCE_ACCEPTED, proof, now, earlier)
@@ -242,19 +242,19 @@ class Policy:
         self, delivery: Delivery, cause: Cause, proof: Attempt, now: Millis, attempts: Iterable[Attempt]
     ) -> Change:
         sent = move(delivery, cause, Status.SENT, provider=proof.provider)
-        events = [_event(sent, EventType.SENT, now, proof.provider, attempt=proof.number)]
+        events = [timeline.entry(sent, EventType.SENT, now, proof.provider, attempt=proof.number)]
         taken = [a for a in attempts if a.is_accepted]
         if len(taken) > 1:
-            events.append(_duplicate(sent, taken, now))
+            events.append(timeline.duplicate(sent, taken, now))
         return Change(sent, tuple(events))
 
     def _rejected(self, delivery: Delivery, over: Attempt, attempts: Iterable[Attempt], now: Millis) -> Change:
         # One copy may be on its way already: then the email is not failed, whatever the second provider thinks of it.
         if any(a.is_open_doubt for a in attempts):
             held = move(delivery, Cause.REJECTED, Status.HELD, Reason.REJECTED_AFTER_DOUBT)
-            return Change(held, (_held(held, now, over),))
+            return Change(held, (timeline.held(held, now, over),))
         failed = move(delivery, Cause.REJECTED, Status.FAILED, Reason.REJECTED)
-        return Change(failed, (_failed(failed, now, over),))
+        return Change(failed, (timeline.failed(failed, now, over),))
 
     def _try_again(
         self,
@@ -278,19 +278,19 @@ class Policy:
         }.get(over.outcome or Outcome.IN_DOUBT, 0.0)
         waiting = self._next_try(delivery, over.provider, now, 0.0 if lapsed else pause)
         queued = move(waiting, Cause.TRY_AGAIN, Status.QUEUED)
-        return Change(queued, (_queued(queued, now, over),))
+        return Change(queued, (timeline.queued(queued, now, over),))
 
     def _no_provider(self, delivery: Delivery, over: Attempt, attempts: Iterable[Attempt], now: Millis) -> Change:
         if any(a.is_open_doubt for a in attempts):
             held = move(delivery, Cause.ALL_DECLINED, Status.HELD, Reason.DOUBT)
-            return Change(held, (_held(held, now, over),))
+            return Change(held, (timeline.held(held, now, over),))
         failed = move(delivery, Cause.ALL_DECLINED, Status.FAILED, Reason.NO_PROVIDER)
-        return Change(failed, (_failed(failed, now, over),))
+        return Change(failed, (timeline.failed(failed, now, over),))
 
     def _doubt(self, delivery: Delivery, over: Attempt, now: Millis, *, lapsed: bool) -> Change:
         """It may have been accepted. Nobody can be asked yet, so the search is over as it begins."""
         doubted = move(delivery, Cause.DOUBT, Status.IN_DOUBT)
-        told = _event(doubted, EventType.IN_DOUBT, now, over.provider, attempt=over.number, detail=over.detail)
+        told = timeline.entry(doubted, EventType.IN_DOUBT, now, over.provider, attempt=over.number, detail=over.detail)
         end = self._search_over(doubted, over, now, lapsed=lapsed)
         return replace(end, events=(told, *end.events))
 
@@ -298,17 +298,17 @@ class Policy:
         """Nothing more can be found out: the sender's policy acts."""
         if delivery.lapses >= POISON_LAPSES:
             held = move(delivery, Cause.POISON, Status.HELD, Reason.POISON)
-            return Change(held, (_held(held, now, over),))
+            return Change(held, (timeline.held(held, now, over),))
         if delivery.on_doubt is OnDoubt.HOLD:
             held = move(delivery, Cause.SEARCH_OVER_HOLD, Status.HELD, Reason.DOUBT)
-            return Change(held, (_held(held, now, over),))
+            return Change(held, (timeline.held(held, now, over),))
         if delivery.on_doubt is OnDoubt.WAIT:
             return Change(replace(delivery, due_at=delivery.expires_at), ())
         # A provider that answers nothing is as bad as one that is away: its doubts back off like `unavailable`.
         # A lapsed lease says nothing about the provider.
         waiting = self._next_try(delivery, over.provider, now, 0.0 if lapsed else None)
         queued = move(waiting, Cause.SEARCH_OVER_RESEND, Status.QUEUED)
-        return Change(queued, (_queued(queued, now, over, why="on_doubt is resend"),))
+        return Change(queued, (timeline.queued(queued, now, over, why="on_doubt is resend"),))
 
     def _next_try(self, delivery: Delivery, provider: str, now: Millis, pause_seconds: float | None) -> Delivery:
         """At another provider at once; when all were tried, a new round after a pause.
@@ -349,7 +349,7 @@ class Policy:
         )
         known = case.after(Change(case.delivery, (), attempts=(settled,)))
         follows = self._proven(known, settled, now) if proof.accepted else self._disproven(known, settled, now)
-        told = _event(
+        told = timeline.entry(
             follows.delivery,
             EventType.RESOLVED,
             now,
@@ -367,7 +367,7 @@ class Policy:
             return Change(_touched(delivery), ())
         if delivery.status in WENT_OUT:
             taken = [a for a in case.attempts if a.is_accepted]
-            return Change(_touched(delivery), (_duplicate(delivery, taken, now),) if len(taken) > 1 else ())
+            return Change(_touched(delivery), (timeline.duplicate(delivery, taken, now),) if len(taken) > 1 else ())
         return self._sent(delivery, Cause.EVIDENCE_ACCEPTED, proof, now, case.attempts)
 
     def _disproven(self, case: Case, attempt: Attempt, now: Millis) -> Change:
@@ -376,12 +376,12 @@ class Policy:
             return Change(_touched(delivery), ())
         if delivery.status is Status.HELD and delivery.reason is Reason.REJECTED_AFTER_DOUBT:
             failed = move(delivery, Cause.EVIDENCE_NOT_ACCEPTED, Status.FAILED, Reason.REJECTED)
-            return Change(failed, (_failed(failed, now, attempt),))
+            return Change(failed, (timeline.failed(failed, now, attempt),))
         if delivery.status is Status.HELD and delivery.expires_at <= now:
             failed = move(delivery, Cause.EVIDENCE_NOT_ACCEPTED, Status.FAILED, Reason.EXPIRED)
-            return Change(failed, (_failed(failed, now, attempt),))
+            return Change(failed, (timeline.failed(failed, now, attempt),))
         queued = move(self._next_try(delivery, attempt.provider, now, 0.0), Cause.EVIDENCE_NOT_ACCEPTED, Status.QUEUED)
-        return Change(queued, (_queued(queued, now, attempt),))
+        return Change(queued, (timeline.queued(queued, now, attempt),))
 
     # --- people and time -----------------------------------------------------------------------------------------
 
@@ -395,7 +395,7 @@ class Policy:
         if not allows(delivery.status, Cause.CANCEL):
             raise WrongState(f"an email that is `{delivery.status}` can't be cancelled")
         cancelled = move(delivery, Cause.CANCEL, Status.CANCELLED)
-        return Change(cancelled, (_event(cancelled, EventType.CANCELLED, now),))
+        return Change(cancelled, (timeline.entry(cancelled, EventType.CANCELLED, now),))
 
     def resolve(self, case: Case, decision: Decision, now: Millis, by: str) -> Change:
         """A person decides; every open doubt is closed as `operator`. Raises WrongState."""
@@ -405,14 +405,16 @@ class Policy:
                 f"an email that is `{delivery.status}` has nothing to resolve; only `held` and `in_doubt` have"
             )
         closed = tuple(replace(a, resolution=Resolution.OPERATOR) for a in case.open_doubts)
-        told = _event(delivery, EventType.RESOLVED, now, decision=decision, by=by, attempts=[a.number for a in closed])
+        told = timeline.entry(
+            delivery, EventType.RESOLVED, now, decision=decision, by=by, attempts=[a.number for a in closed]
+        )
         if decision is Decision.SENT:
             provider = closed[-1].provider if closed else delivery.provider
             sent = move(delivery, Cause.RESOLVE_SENT, Status.SENT, provider=provider)
-            return Change(sent, (told, _event(sent, EventType.SENT, now, provider)), attempts=closed)
+            return Change(sent, (told, timeline.entry(sent, EventType.SENT, now, provider)), attempts=closed)
         if decision is Decision.FAILED:
             failed = move(delivery, Cause.RESOLVE_FAILED, Status.FAILED, Reason.OPERATOR)
-            return Change(failed, (told, _failed(failed, now)), attempts=closed)
+            return Change(failed, (told, timeline.failed(failed, now)), attempts=closed)
         is_over = delivery.expires_at <= now
         queued = move(
             delivery,
@@ -424,7 +426,7 @@ class Policy:
             # A suspect stays one: it gets one more try, alone again.
             lapses=min(delivery.lapses, POISON_LAPSES - 1),
         )
-        return Change(queued, (told, _queued(queued, now)), attempts=closed)
+        return Change(queued, (told, timeline.queued(queued, now)), attempts=closed)
 
     def expire(self, case: Case, now: Millis) -> Change | None:
         """Its time is over. None: it is not, or nothing follows from it."""
@@ -433,9 +435,9 @@ class Policy:
             return None
         if case.open_doubts:
             held = move(delivery, Cause.EXPIRY, Status.HELD, Reason.EXPIRED_IN_DOUBT)
-            return Change(held, (_held(held, now),))
+            return Change(held, (timeline.held(held, now),))
         failed = move(delivery, Cause.EXPIRY, Status.FAILED, Reason.EXPIRED)
-        return Change(failed, (_failed(failed, now),))
+        return Change(failed, (timeline.failed(failed, now),))
 
 
 def holds_lease(case: Case, ended: Ended) -> bool:
@@ -473,35 +475,3 @@ def _unleased(delivery: Delivery) -> Delivery:
 
 def _first_accepted(attempts: Iterable[Attempt]) -> Attempt | None:
     return next((a for a in attempts if a.is_accepted), None)
-
-
-def _event(delivery: Delivery, type_: EventType, at: Millis, provider: str | None = None, **data: object) -> Event:
-    told = {key: value for key, value in data.items() if value is not None}
-    return Event(email_id=delivery.email_id, type=type_, at=at, provider=provider, data=told)
-
-
-def _about(attempt: Attempt | None) -> dict[str, Any]:
-    if attempt is None:
-        return {}
-    return {"attempt": attempt.number, "outcome": attempt.outcome, "detail": attempt.detail}
-
-
-def _queued(delivery: Delivery, now: Millis, attempt: Attempt | None = None, why: str | None = None) -> Event:
-    provider = attempt.provider if attempt else None
-    return _event(
-        delivery, EventType.QUEUED, now, provider, **_about(attempt), why=why, wait_ms=max(0, delivery.due_at - now)
-    )
-
-
-def _held(delivery: Delivery, now: Millis, attempt: Attempt | None = None) -> Event:
-    provider = attempt.provider if attempt else None
-    return _event(delivery, EventType.HELD, now, provider, reason=delivery.reason, **_about(attempt))
-
-
-def _failed(delivery: Delivery, now: Millis, attempt: Attempt | None = None) -> Event:
-    provider = attempt.provider if attempt else None
-    return _event(delivery, EventType.FAILED, now, provider, reason=delivery.reason, **_about(attempt))
-
-
-def _duplicate(delivery: Delivery, taken: list[Attempt], now: Millis) -> Event:
-    return _event(delivery, EventType.DUPLICATE, now, attempts=[a.number for a in taken])

@@ -24,13 +24,15 @@ MAY_IMPORT = {
     "settings": "errors model provider_settings",
     "log": "provider_settings.Secret",  # to mask it
     "transitions": "model",  # the table that policy decides by
-    "policy": "errors model transitions",  # pure decisions: with I/O in it the whole picture loses its centre
+    "timeline": "model",
+    "policy": "errors model timeline transitions",  # pure decisions: with I/O in it the whole picture loses its centre
     "providers": "errors mime model provider_settings",  # nothing of gates, retries, storage
     "storage": "errors ids model policy",  # policy, since claiming and settling decide inside the transaction
     "actors": f"errors ids model policy provider_settings settings telemetry {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model provider_settings settings telemetry {KINDLESS}",
-    "app": "hes",  # everything: it wires the parts. As nobody else's line names it, only __main__ and tests import it
+    "app": "hes",  # everything: it wires the parts. only serving, __main__ and tests import it
+    "serving": "app errors ids model settings web.desk",  # a process's life, around what app wires
     "__main__": "hes",  # everything
 }
 ONLY_IN = {"pybreaker": "hes/actors/gate.py"}  # its traps are known and avoided in one place

@@ -1,0 +1,152 @@
+"""A process's life: start, serve until a signal, stop within the grace period.
+
+`serve` owns the task group; uvicorn and the mailer are its children. So an actor that died for good ends the process,
+where a task group inside the web framework would leave a server that accepts and never sends.
+"""
+
+import errno
+import logging
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+import anyio
+import uvicorn
+from litestar import Litestar
+
+from hes import __version__
+from hes.app import Mailer, create_app, now, open_storage
+from hes.errors import ConfigError
+from hes.ids import id_maker
+from hes.model import Clock
+from hes.settings import Settings
+from hes.web.desk import Readiness
+
+_log = logging.getLogger("hes")
+
+UNREADY_SECONDS = 1.0
+"""How long at most a stopping process still answers, unready, so that balancers look elsewhere first."""
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the usual 60 s of proxies in front, so that it is they who close idle connections."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn as one child among others: it takes no signals, and tells when it is up."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell_started = started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tell_started()
+
+
+async def serve(settings: Settings, *, clock: Clock = now) -> None:
+    """One process's life: start, work until SIGTERM or SIGINT, stop within the grace period.
+
+    Raises ConfigError, and what an actor or the storage died of: then the process must end, and not with 0.
+    """
+    rng = random.SystemRandom()
+    new_id = id_maker(clock, random.Random())
+    for name in settings.without_effect():
+        _log.warning("%s is set, but has no effect yet", name)
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(listen(settings.host, settings.port))
+        storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng))
+        mailer = Mailer(settings, storage, clock, rng)
+        stack.push_async_callback(mailer.aclose)
+        readiness = Readiness()
+        web = create_app(settings, storage, mailer.intake.wake, new_id, clock, readiness)
+        server = Server(
+            _uvicorn_config(web, settings), lambda: _log.info("HES %s serves %s", __version__, url_of(listener))
+        )
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stopped = anyio.Event()
+        tasks.start_soon(_serve_web, server, listener, stopped)
+        mailer_ended = anyio.Event()
+        tasks.start_soon(_run_mailer, mailer, mailer_ended)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await anext(signals)
+            tasks.start_soon(_give_up_at_second, signals)
+            with anyio.move_on_after(settings.grace_seconds) as grace:
+                await _stop(server, stopped, mailer, mailer_ended, readiness, settings.grace_seconds)
+        if grace.cancelled_caught:
+            _log.error("%d calls were in flight when the grace period ended; they are in doubt", mailer.in_flight)
+        tasks.cancel_scope.cancel()
+
+
+async def _stop(
+    server: Server,
+    server_ended: anyio.Event,
+    mailer: Mailer,
+    mailer_ended: anyio.Event,
+    readiness: Readiness,
+    grace_seconds: float,
+) -> None:
+    """Upstream first: no new leases and unready, then no new requests, then the calls in flight end."""
+    _log.info("stopping: no new leases, %d calls in flight", mailer.in_flight)
+    readiness.is_stopping = True
+    mailer.intake.stop()
+    await anyio.sleep(min(UNREADY_SECONDS, grace_seconds / 4))
+    server.should_exit = True
+    await server_ended.wait()
+    mailer.stop()
+    await mailer_ended.wait()
+    _log.info("stopped")
+
+
+async def _serve_web(server: Server, listener: socket.socket, ended: anyio.Event) -> None:
+    await server.serve(sockets=[listener])
+    if not server.should_exit:
+        raise RuntimeError("the web server ended by itself")
+    ended.set()
+
+
+async def _run_mailer(mailer: Mailer, ended: anyio.Event) -> None:
+    await mailer.run()
+    ended.set()
+
+
+async def _give_up_at_second(signals: AsyncIterator[signal.Signals]) -> None:
+    """Somebody is in a hurry: the process ends where it stands, and what is in flight will be in doubt."""
+    await anext(signals)
+    raise KeyboardInterrupt
+
+
+def _uvicorn_config(web: Litestar, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        web,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(settings.grace_seconds / 2)),
+    )
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """The socket to serve on, bound here so that a taken port is a sentence and not a traceback."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        name = "HES_PORT" if error.errno == errno.EADDRINUSE else "HES_HOST"
+        raise ConfigError(
+            f"{name}: can't listen on {host} port {port}: {error.strerror}. Example: HES_PORT=8026"
+        ) from error
+    with listener:
+        yield listener
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,41 @@
+"""The timeline's entries: what each tells, in which words.
+
+`data` holds, where it applies: `attempt` (its number), `outcome`, `detail`, `reason`, `why`, and `wait_ms`, how long it
+waits before it is due.
+"""
+
+from typing import Any
+
+from hes.model import Attempt, Delivery, Event, EventType, Millis
+
+
+def entry(delivery: Delivery, type_: EventType, at: Millis, provider: str | None = None, **data: object) -> Event:
+    told = {key: value for key, value in data.items() if value is not None}
+    return Event(email_id=delivery.email_id, type=type_, at=at, provider=provider, data=told)
+
+
+def _about(attempt: Attempt | None) -> dict[str, Any]:
+    if attempt is None:
+        return {}
+    return {"attempt": attempt.number, "outcome": attempt.outcome, "detail": attempt.detail}
+
+
+def queued(delivery: Delivery, now: Millis, attempt: Attempt | None = None, why: str | None = None) -> Event:
+    provider = attempt.provider if attempt else None
+    return entry(
+        delivery, EventType.QUEUED, now, provider, **_about(attempt), why=why, wait_ms=max(0, delivery.due_at - now)
+    )
+
+
+def held(delivery: Delivery, now: Millis, attempt: Attempt | None = None) -> Event:
+    provider = attempt.provider if attempt else None
+    return entry(delivery, EventType.HELD, now, provider, reason=delivery.reason, **_about(attempt))
+
+
+def failed(delivery: Delivery, now: Millis, attempt: Attempt | None = None) -> Event:
+    provider = attempt.provider if attempt else None
+    return entry(delivery, EventType.FAILED, now, provider, reason=delivery.reason, **_about(attempt))
+
+
+def duplicate(delivery: Delivery, taken: list[Attempt], now: Millis) -> Event:
+    return entry(delivery, EventType.DUPLICATE, now, attempts=[a.number for a in taken])
