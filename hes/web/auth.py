@@ -9,11 +9,9 @@ import base64
 import binascii
 import hashlib
 import hmac
-from typing import Any, Final, Literal, Protocol, get_args, runtime_checkable
+from typing import Final, Literal, Protocol, get_args
 
-from litestar import Request
 from litestar.datastructures import Headers
-from litestar.di import NamedDependency, Provide
 from msgspec import Struct
 
 from hes.errors import Forbidden, NotAuthenticated
@@ -41,7 +39,6 @@ class Principal(Struct, frozen=True, kw_only=True):
         return scope in self.scopes
 
 
-@runtime_checkable
 class Authenticator(Protocol):
     """Finds out who is calling; API keys, JWTs and the bootstrap key are one each."""
 
@@ -123,27 +120,3 @@ async def authorize(authenticator: Authenticator, headers: Headers, scope: KeySc
     if not principal.allow(scope):
         raise Forbidden(f"This key lacks the scope `{scope}`.")
     return principal
-
-
-def require(scope: KeyScope) -> Provide:
-    """The caller, for a route that only keys with this scope may use.
-
-    Used as `dependencies={"principal": require("emails:send")}`; the handler takes
-    `principal: NamedDependency[Principal]`. It runs, and a body is read, only for a known key with the scope. The app
-    provides `authenticator`: see `provide_authenticator`. Litestar takes about 35 us for it, `authorize` called by the
-    handler itself 7.
-    """
-
-    async def principal(request: Request[Any, Any, Any], authenticator: NamedDependency[Authenticator]) -> Principal:
-        return await authorize(authenticator, request.headers, scope)
-
-    return Provide(principal)
-
-
-def provide_authenticator(authenticator: Authenticator) -> dict[str, Provide]:
-    """What the app's `dependencies` need so that `require` works."""
-
-    def get() -> Authenticator:
-        return authenticator
-
-    return {"authenticator": Provide(get, sync_to_thread=False)}

@@ -1,93 +1,43 @@
-"""One email's JSON body: decoded, checked, and turned into a `Submission`. No I/O, no Litestar.
+"""One email's JSON body, checked and turned into a `Submission`. No I/O, no Litestar.
 
-Two steps. *Shape*: msgspec decodes into `EmailRequest` and names the first field of a wrong type (known weakness; only
-unknown top-level fields are all named). *Meaning*: every field is looked at, and all that are wrong are named at once.
-A body that no JSON reader could take is `Unreadable` (400), everything else about it `InvalidEmail` (422).
-
-A message of a `FieldError` says what the field must be and never repeats its value: errors are logged, values are not.
+Two steps. *Shape* is `hes.web.shape`'s: one wrong type ends it. *Meaning* is decided here: every field is looked at,
+and all that are wrong are named at once, each by what it must be and never with its value.
 The sender's right to its domain, quotas and suppressions are not decided here.
 """
 
 import hashlib
 import mimetypes
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Literal
+from collections.abc import Collection
 
-import email_validator
 import msgspec
-from email_validator import EmailNotValidError, validate_email
-from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
-from msgspec import Struct, field
+from msgspec import Struct
 
-from hes.errors import FieldError, InvalidEmail, Unreadable
 from hes.model import Address, Attachment, OnDoubt
+from hes.web.addresses import CONTROL, NO_CONTROL, AddressError, bad_name, parse_address, parse_bare_address
+from hes.web.email_request import (
+    LABEL,
+    MAX_ATTACHMENTS,
+    MAX_EXPIRES_IN,
+    MAX_HEADERS,
+    MAX_LINE,
+    MAX_RECIPIENTS,
+    MAX_REFERENCE,
+    MAX_REPLY_TO,
+    MAX_TAG,
+    MAX_TAGS,
+    MIN_EXPIRES_IN,
+    NOT_BUILT,
+    AttachedFile,
+    EmailRequest,
+    Mailbox,
+    Mailboxes,
+)
+from hes.web.shape import Errors, decode
 
-MAX_RECIPIENTS = 1_000
-MAX_REPLY_TO = 100
-MAX_HEADERS = 100
-MAX_ATTACHMENTS = 100
-MAX_TAGS = 20
-MAX_ADDRESS = 254
-"""Octets (RFC 3696, erratum 1690)."""
-MAX_NAME = 255
-MAX_LINE = 998
-"""Characters of a subject and of a header's value (RFC 5322, section 2.1.1)."""
-MAX_ERRORS = 100
-"""How many wrong fields are named at once."""
-
-NOT_BUILT = ("draft", "send_at", "template", "variables", "raw", "priority", "store_content")
-"""Known fields without effect yet: any use is refused, never ignored. Building one deletes its name here."""
-
-
-class Mailbox(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """An address as an object; the other form is a string, `ann@example.com` or `Ann <ann@example.com>`."""
-
-    email: str
-    name: str | None = None
-
-
-class AttachedFile(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One attachment. `content` is base64 as in RFC 4648, section 4: padded, without line breaks."""
-
-    filename: str
-    content: bytes
-    content_type: str | None = None
-    """`type/subtype`; missing: guessed from the file name, else `application/octet-stream`."""
-    content_id: str | None = None
-
-
-Mailboxes = str | Mailbox | list[str | Mailbox]
-
-
-class EmailRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """The body of `POST /v1/emails`, before its meaning is checked. `null` is the same as a missing field."""
-
-    sender: str | Mailbox | None = field(name="from", default=None)
-    to: Mailboxes | None = None
-    cc: Mailboxes | None = None
-    bcc: Mailboxes | None = None
-    reply_to: Mailboxes | None = None
-    subject: str | None = None
-    text: str | None = None
-    html: str | None = None
-    headers: dict[str, str] | None = None
-    attachments: list[AttachedFile] | None = None
-    tags: dict[str, str] | None = None
-    reference: str | None = None
-    stream: str | None = None
-    on_doubt: OnDoubt | None = None
-    expires_in: int | None = None
-    attempt_timeout: float | None = None
-    providers: list[str] | None = None
-    draft: bool | None = None
-    send_at: str | None = None
-    template: str | None = None
-    variables: dict[str, Any] | None = None
-    raw: str | None = None
-    priority: Literal["high", "normal", "low"] | None = None
-    store_content: bool | None = None
+# Keys of objects sorted; the fields of a struct come in their own order; what is left at its default is left out, so a
+# field that a later version adds does not change the hash of requests without it.
+_CANONICAL = msgspec.json.Encoder(order="deterministic")
 
 
 class Submission(Struct, frozen=True, kw_only=True):
@@ -111,8 +61,16 @@ class Submission(Struct, frozen=True, kw_only=True):
     expires_in: int | None
     attempt_timeout: float | None
     providers: tuple[str, ...]
-    request_hash: bytes
-    """SHA-256 of what was asked for; key order, white space and how a string was escaped do not change it."""
+    request: EmailRequest
+    """What was asked for, as it was decoded."""
+
+    @property
+    def request_hash(self) -> bytes:
+        """SHA-256 of what was asked for; key order, white space and how a string was escaped do not change it.
+
+        Computed when it is read: of 30 MB it takes a tenth of a second, and only an idempotency key needs it.
+        """
+        return hashlib.sha256(_CANONICAL.encode(self.request)).digest()
 
 
 def read_email(
@@ -124,8 +82,8 @@ def read_email(
     `user@localhost` and names reserved for tests are fine.
     Raises: Unreadable, InvalidEmail, and nothing else whatever the bytes are.
     """
-    request = _decode(raw)
-    errors = _Errors()
+    request = decode(raw)
+    errors = Errors()
     for name in NOT_BUILT:
         if getattr(request, name) is not None:
             errors.add(name, "is not built yet")
@@ -160,332 +118,14 @@ def read_email(
         expires_in=request.expires_in,
         attempt_timeout=request.attempt_timeout,
         providers=providers,
-        request_hash=hashlib.sha256(_CANONICAL.encode(request)).digest(),
+        request=request,
     )
-
-
-def read_idempotency_key(values: Sequence[str]) -> str | None:
-    """The one value of all `Idempotency-Key` header lines, 1 to 255 visible ASCII characters; None: no such header.
-
-    Raises: Unreadable (400) if it is malformed or there are several.
-    """
-    if not values:
-        return None
-    if len(values) > 1:
-        raise Unreadable("There is more than one `Idempotency-Key` header.")
-    if not _VISIBLE.fullmatch(values[0]):
-        raise Unreadable("`Idempotency-Key` must be 1 to 255 visible ASCII characters.")
-    return values[0]
-
-
-_VISIBLE = re.compile(r"[!-~]{1,255}")
-# Keys of objects sorted; the fields of a struct come in their own order; what is left at its default is left out, so a
-# field that a later version adds does not change the hash of requests without it.
-_CANONICAL = msgspec.json.Encoder(order="deterministic")
-
-
-class _Errors(list[FieldError]):
-    """The wrong fields so far, at most `MAX_ERRORS`."""
-
-    def add(self, path: str, message: str) -> None:
-        if len(self) < MAX_ERRORS:
-            self.append(FieldError(path, message))
-
-    def refusal(self) -> InvalidEmail:
-        first = self[0]
-        rest = "" if len(self) == 1 else f" ({len(self) - 1} more in `errors`)"
-        subject = f"`{first.path}`" if first.path else "The body"
-        return InvalidEmail(f"{subject} {first.message}.{rest}", self)
-
-
-# --- shape -----------------------------------------------------------------------------------------------------------
-
-_DECODER = msgspec.json.Decoder(EmailRequest)
-_SYNTAX = msgspec.json.Decoder(msgspec.Raw)
-_TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
-FIELDS = tuple(f.encode_name for f in msgspec.structs.fields(EmailRequest))
-_MANY_COMMAS = 100_000
-_FEW_COMMAS = 1_000
-
-
-def _decode(raw: bytes) -> EmailRequest:
-    try:
-        if raw.count(b",") > _MANY_COMMAS:
-            _refuse_long_lists(raw)
-        return _DECODER.decode(raw)
-    except msgspec.ValidationError as error:
-        raise _wrong_shape(raw, str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(raw, error) from None
-
-
-class _Lists(Struct):
-    """The fields that may hold many values, undecoded."""
-
-    to: msgspec.Raw = msgspec.Raw()
-    cc: msgspec.Raw = msgspec.Raw()
-    bcc: msgspec.Raw = msgspec.Raw()
-    reply_to: msgspec.Raw = msgspec.Raw()
-    headers: msgspec.Raw = msgspec.Raw()
-    attachments: msgspec.Raw = msgspec.Raw()
-    tags: msgspec.Raw = msgspec.Raw()
-    providers: msgspec.Raw = msgspec.Raw()
-    variables: msgspec.Raw = msgspec.Raw()
-
-
-def _refuse_long_lists(raw: bytes) -> None:
-    """Keep 30 MB of `"a","a",…` from becoming ten times as much memory: no list that fits has so many commas."""
-    lists = msgspec.json.decode(raw, type=_Lists)
-    for name in _Lists.__struct_fields__:
-        if bytes(getattr(lists, name)).count(b",") > _MANY_COMMAS:
-            raise InvalidEmail(f"`{name}` holds far too many values.", [FieldError(name, "holds far too many values")])
-
-
-def _unreadable(raw: bytes, error: Exception) -> Unreadable:
-    if not raw.strip():
-        return Unreadable("The body is empty; it must be a JSON object.")
-    if isinstance(error, RecursionError):
-        return Unreadable("The body is nested too deeply.")
-    if isinstance(error, UnicodeDecodeError):
-        return Unreadable("The body is not UTF-8.")
-    return Unreadable(f"The body is not JSON: {str(error).removeprefix('JSON is malformed: ')}.")
-
-
-_PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-_SIMPLE_KEY = re.compile(r"[\w.:-]{1,64}", re.ASCII)
-
-
-def _wrong_shape(raw: bytes, text: str) -> Unreadable | InvalidEmail:
-    """What msgspec's `Expected ..., got ... - at `$.to[2]`` means to the caller."""
-    try:
-        _SYNTAX.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _unreadable(raw, error)
-    placed = _PLACE.fullmatch(text)
-    what, path = placed.groups() if placed else (text, "")
-    path = path.removesuffix("[...]")
-    if what.endswith("out of range") and not what.startswith("Object"):
-        return Unreadable("The body holds a number that is out of range.", [FieldError(path, "is out of range")])
-    errors = _Errors()
-    if missing := _MISSING.fullmatch(what):
-        errors.add(_below(path, missing[1]), "is required")
-    elif unknown := _UNKNOWN.fullmatch(what):
-        for name in _unknown_fields(raw, unknown[1]) if not path else [unknown[1]]:
-            errors.add(_below(path, name), _unknown_field(path, name))
-    elif what.startswith("Invalid base64"):
-        errors.add(path, "must be base64, padded and without line breaks")
-    else:
-        errors.add(path, f"must be {_expected(path)}")
-    return errors.refusal()
-
-
-def _below(path: str, key: str) -> str:
-    """The path of a key; the path of its parent if the key is nothing to show."""
-    return f"{path}.{key}".lstrip(".") if _SIMPLE_KEY.fullmatch(key) else path
-
-
-def _unknown_fields(raw: bytes, first: str) -> list[str]:
-    """All unknown fields of the top level, not only the first that msgspec names; of a body with many only that one."""
-    if raw.count(b",") > _FEW_COMMAS:
-        return [first]
-    try:
-        return [name for name in _TOP_LEVEL.decode(raw) if name not in FIELDS] or [first]
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return [first]
-
-
-_MAILBOX = 'a string or an object {"email", "name"}'
-_MAILBOXES = 'a string, an object {"email", "name"}, or a list of them'
-_STRINGS = "an object of string to string"
-_EXPECTED = {
-    "": "a JSON object",
-    "from": _MAILBOX,
-    "to": _MAILBOXES,
-    "cc": _MAILBOXES,
-    "bcc": _MAILBOXES,
-    "reply_to": _MAILBOXES,
-    "headers": _STRINGS,
-    "attachments": 'a list of objects {"filename", "content", "content_type", "content_id"}',
-    "tags": f'{_STRINGS}, as in {{"kind": "welcome"}}',
-    "on_doubt": '"resend", "hold" or "wait"',
-    "expires_in": "a whole number of seconds",
-    "attempt_timeout": "a number of seconds",
-    "providers": "a list of provider names",
-    "draft": "true or false",
-    "variables": "an object",
-    "priority": '"high", "normal" or "low"',
-    "store_content": "true or false",
-}
-_ITEM = re.compile(r"(to|cc|bcc|reply_to|attachments|providers)\[\d+\]")
-
-
-def _expected(path: str) -> str:
-    if item := _ITEM.fullmatch(path):
-        kind = item[1]
-        return {"attachments": "an object", "providers": "a string"}.get(kind, _MAILBOX)
-    return _EXPECTED.get(path, "a string")
-
-
-def _squeezed(name: str) -> str:
-    """`replyTo`, `Reply-To` and `reply_to` are one word."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _spellings(table: Mapping[str, str], own: Iterable[str]) -> dict[str, str]:
-    """Each foreign word to what it is called here; and our own words, however they are written."""
-    words = {word: f"`{ours}`" for ours, theirs in table.items() for word in theirs.split()}
-    return words | {_squeezed(name): f"`{name}`" for name in own}
-
-
-_EMAIL_WORDS = _spellings(
-    {
-        "send_at": "scheduledat scheduled scheduledfor deliverat deliverytime odeliverytime sendafter delay",
-        "reply_to": "replytolist replytoaddress replytoaddresses replytos",
-        "from": "fromemail fromname fromaddress fromemailaddress sender source",
-        "to": "personalizations recipients recipient toemail toaddress toaddresses destination destinations",
-        "html": "htmlbody htmlcontent htmlpart bodyhtml htmltext amphtml",
-        "text": "textbody textcontent textpart bodytext plaintext plain plainbody",
-        "subject": "subjectline title",
-        "tags": "tag metadata categories category customargs customvariables emailtags",
-        "headers": "header customheaders",
-        "attachments": "attachment files file inlinedattachments",
-        "template": "templateid templatename templatealias templateuuid",
-        "variables": "templatemodel templatedata dynamictemplatedata substitutions mergevars globalmergevars params",
-        "stream": "messagestream messagestreamid",
-        "expires_in": "expiresat expires expiry ttl",
-        "attempt_timeout": "timeout",
-        "reference": "referenceid externalid clientreference customid",
-        "raw": "mime rawmessage eml",
-    },
-    FIELDS,
-) | {
-    "body": "`text` or `html`",
-    "content": "`text` or `html`",
-    "message": "`text` or `html`",
-    "idempotencykey": "the header `Idempotency-Key`",
-}
-_MAILBOX_WORDS = _spellings({"email": "address mail emailaddress"}, ("email", "name"))
-_FILE_WORDS = _spellings(
-    {
-        "content_type": "type contenttype mimetype mime",
-        "filename": "name file",
-        "content": "data base64content rawcontent body",
-        "content_id": "cid inlineid contentid",
-    },
-    ("filename", "content", "content_type", "content_id"),
-)
-
-
-def _unknown_field(path: str, name: str) -> str:
-    if not path:
-        words, whole = _EMAIL_WORDS, "an email"
-    elif path.startswith("attachments"):
-        words, whole = _FILE_WORDS, "an attachment"
-    else:
-        words, whole = _MAILBOX_WORDS, "an address"
-    ours = words.get(_squeezed(name))
-    label = "" if _SIMPLE_KEY.fullmatch(name) else "has a field that "
-    return f"{label}is not a field of {whole}" + (f"; HES calls it {ours}" if ours else "")
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------
 
-# What could end a line somewhere on the way: CR and LF, everything else that `str.splitlines` splits at, NUL, and the
-# other control characters except the tab.
-_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
-_NO_CONTROL = "must not hold line breaks or control characters"
-_PLAIN_ADDRESS = re.compile(r"([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*)@([A-Za-z0-9.-]+)", re.ASCII)
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_PHRASE = re.compile(r'[^"<>@,;:()\[\]\\]*')
-_ROLES = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)
-_MAX_LOCAL = 64
-_MAX_ADDRESS_TEXT = MAX_ADDRESS + 2 * MAX_NAME + 8
 
-
-_RESERVED = frozenset(email_validator.SPECIAL_USE_DOMAIN_NAMES)
-_STAND_IN = ".example.com"
-
-
-class AddressError(ValueError):
-    """Says what is wrong, as the end of a sentence that begins with the field's name; the address is not in it."""
-
-
-def parse_address(text: str, *, outbox_only: bool = False) -> Address:
-    """`ann@example.com` or `Ann <ann@example.com>`, with one meaning only.
-
-    A name that holds an RFC 5322 special other than the full stop must be quoted. Raises: AddressError.
-    """
-    if len(text) > _MAX_ADDRESS_TEXT:
-        raise AddressError("is too long for an address")
-    text = text.strip(" \t")
-    if not text.endswith(">"):
-        return Address(parse_bare_address(text, outbox_only=outbox_only))
-    head, bracket, bare = text[:-1].rpartition("<")
-    head = head.strip(" \t")
-    if quoted := _QUOTED.fullmatch(head):
-        name = re.sub(r"\\(.)", r"\1", quoted[1])
-    elif bracket and _PHRASE.fullmatch(head):
-        name = head
-    else:
-        raise AddressError('must be one address; quote a name with special characters or use {"email", "name"}')
-    if complaint := _bad_name(name):
-        raise AddressError(complaint)
-    return Address(parse_bare_address(bare, outbox_only=outbox_only), name.strip() or None)
-
-
-def parse_bare_address(text: str, *, outbox_only: bool = False) -> str:
-    """The normalised form of an address without a name: its domain in ASCII and lower case. Raises: AddressError.
-
-    Exactly what email-validator accepts and makes of it (test_body.py compares the two), less encoded words, which
-    some programs decode inside an address. What most addresses look like is checked here and only their domain, once,
-    by the package: 2 us instead of 60.
-    """
-    if len(text) > MAX_ADDRESS:
-        raise AddressError(f"is longer than {MAX_ADDRESS} characters")
-    if _CONTROL.search(text):
-        raise AddressError(_NO_CONTROL)
-    if "=?" in text:
-        raise AddressError('must not hold "=?", which begins an encoded word')
-    plain = _PLAIN_ADDRESS.fullmatch(text)
-    if plain is None:
-        local, domain = _validate(text, outbox_only=outbox_only)
-        return f"{local}@{domain}"
-    local, domain = plain.groups()
-    domain = _ascii_domain(domain.lower(), outbox_only=outbox_only)
-    if len(local) > _MAX_LOCAL:
-        raise AddressError(f"has more than {_MAX_LOCAL} characters before the @-sign")
-    return f"{local.lower() if local.lower() in _ROLES else local}@{domain}"
-
-
-@lru_cache(maxsize=4096)
-def _ascii_domain(domain: str, *, outbox_only: bool) -> str:
-    return _validate(f"x@{domain}", outbox_only=outbox_only)[1]
-
-
-def _validate(text: str, *, outbox_only: bool) -> tuple[str, str]:
-    """Local part and ASCII domain by email-validator, for any address of at most `MAX_ADDRESS` characters."""
-    top = text.lower().replace("@", ".").rpartition(".")[2]
-    # A reserved name is judged as if it stood below an ordinary one.
-    stand_in = _STAND_IN if outbox_only and top in _RESERVED else ""
-    try:
-        found = validate_email(text + stand_in, check_deliverability=False, strict=True)
-    except EmailNotValidError as error:
-        if re.search(r"[,;]", text):
-            raise AddressError("must be one address; several go into a list") from None
-        reason = re.sub(r" *\([^)]*\)", "", str(error)).rstrip(".")  # in brackets there may be parts of the address
-        raise AddressError(f"is not a valid address: {reason}") from None
-    return found.local_part or "", found.ascii_domain.removesuffix(stand_in)
-
-
-def _bad_name(name: str) -> str | None:
-    if len(name) > MAX_NAME:
-        return f"has a name of more than {MAX_NAME} characters"
-    return _NO_CONTROL if _CONTROL.search(name) else None
-
-
-def _read_sender(value: str | Mailbox | None, errors: _Errors, *, outbox_only: bool) -> Address | None:
+def _read_sender(value: str | Mailbox | None, errors: Errors, *, outbox_only: bool) -> Address | None:
     if value is None:
         errors.add("from", "is required")
         return None
@@ -493,7 +133,7 @@ def _read_sender(value: str | Mailbox | None, errors: _Errors, *, outbox_only: b
 
 
 def _read_recipients(
-    request: EmailRequest, errors: _Errors, *, outbox_only: bool
+    request: EmailRequest, errors: Errors, *, outbox_only: bool
 ) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[Address, ...]]:
     """`to`, `cc`, `bcc`. Who is named twice is kept once, where first: SendGrid refuses repeated recipients."""
     count = _count(request.to) + _count(request.cc) + _count(request.bcc)
@@ -509,7 +149,7 @@ def _read_recipients(
     return to, cc, bcc
 
 
-def _read_reply_to(value: Mailboxes | None, errors: _Errors, *, outbox_only: bool) -> tuple[Address, ...]:
+def _read_reply_to(value: Mailboxes | None, errors: Errors, *, outbox_only: bool) -> tuple[Address, ...]:
     if _count(value) > MAX_REPLY_TO:
         errors.add("reply_to", f"has more than {MAX_REPLY_TO} addresses")
         return ()
@@ -523,7 +163,7 @@ def _count(value: Mailboxes | None) -> int:
 
 
 def _read_list(
-    path: str, value: Mailboxes | None, seen: set[str], errors: _Errors, *, outbox_only: bool
+    path: str, value: Mailboxes | None, seen: set[str], errors: Errors, *, outbox_only: bool
 ) -> tuple[Address, ...]:
     """The addresses of one field that are not in `seen` yet."""
     if value is None:
@@ -538,7 +178,7 @@ def _read_list(
     return tuple(found)
 
 
-def _read_mailbox(path: str, value: str | Mailbox, errors: _Errors, *, outbox_only: bool) -> Address | None:
+def _read_mailbox(path: str, value: str | Mailbox, errors: Errors, *, outbox_only: bool) -> Address | None:
     if isinstance(value, str):
         try:
             return parse_address(value, outbox_only=outbox_only)
@@ -546,7 +186,7 @@ def _read_mailbox(path: str, value: str | Mailbox, errors: _Errors, *, outbox_on
             errors.add(path, str(error))
             return None
     name = value.name or ""
-    if complaint := _bad_name(name):
+    if complaint := bad_name(name):
         errors.add(f"{path}.name", complaint)
     try:
         return Address(parse_bare_address(value.email, outbox_only=outbox_only), name.strip() or None)
@@ -571,11 +211,11 @@ _RESERVED_HEADERS = {
 _FILE_NAME = re.compile("[^\x00-\x1f\x7f\x85\u2028\u2029/\\\\]{1,255}")
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~@-]{1,255}")
-_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LABEL = re.compile(LABEL)
 _MIME_TYPES = mimetypes.MimeTypes(filenames=())  # the table that Python carries, the same on every machine
 
 
-def _read_subject(subject: str | None, errors: _Errors) -> str:
+def _read_subject(subject: str | None, errors: Errors) -> str:
     """Legal without, but SendGrid refuses an email with an empty subject, so failover could not promise it."""
     if subject is None:
         errors.add("subject", "is required")
@@ -584,16 +224,16 @@ def _read_subject(subject: str | None, errors: _Errors) -> str:
     return subject
 
 
-def _check_line(path: str, value: str, limit: int, errors: _Errors) -> None:
+def _check_line(path: str, value: str, limit: int, errors: Errors) -> None:
     if len(value) > limit:
         errors.add(path, f"must not have more than {limit:,} characters")
-    elif _CONTROL.search(value):
-        errors.add(path, _NO_CONTROL)
+    elif CONTROL.search(value):
+        errors.add(path, NO_CONTROL)
     elif not value or value.isspace():
         errors.add(path, "must not be empty")
 
 
-def _read_bodies(request: EmailRequest, errors: _Errors) -> tuple[str | None, str | None]:
+def _read_bodies(request: EmailRequest, errors: Errors) -> tuple[str | None, str | None]:
     """`text` and `html`; an empty one is none."""
     for path, value in (("text", request.text), ("html", request.html)):
         if value and "\x00" in value:
@@ -604,7 +244,7 @@ def _read_bodies(request: EmailRequest, errors: _Errors) -> tuple[str | None, st
     return text, html
 
 
-def _read_headers(headers: dict[str, str], errors: _Errors) -> dict[str, str]:
+def _read_headers(headers: dict[str, str], errors: Errors) -> dict[str, str]:
     if len(headers) > MAX_HEADERS:
         errors.add("headers", f"must not have more than {MAX_HEADERS} entries")
         return {}
@@ -625,7 +265,7 @@ def _read_headers(headers: dict[str, str], errors: _Errors) -> dict[str, str]:
     return headers
 
 
-def _read_attachments(files: list[AttachedFile], errors: _Errors) -> tuple[Attachment, ...]:
+def _read_attachments(files: list[AttachedFile], errors: Errors) -> tuple[Attachment, ...]:
     if len(files) > MAX_ATTACHMENTS:
         errors.add("attachments", f"must not have more than {MAX_ATTACHMENTS} entries")
         return ()
@@ -633,7 +273,7 @@ def _read_attachments(files: list[AttachedFile], errors: _Errors) -> tuple[Attac
     return tuple(_read_file(f"attachments[{i}]", file, content_ids, errors) for i, file in enumerate(files))
 
 
-def _read_file(path: str, file: AttachedFile, content_ids: set[str], errors: _Errors) -> Attachment:
+def _read_file(path: str, file: AttachedFile, content_ids: set[str], errors: Errors) -> Attachment:
     """One attachment. No parameters in the content type: SendGrid refuses a semicolon there."""
     if not _FILE_NAME.fullmatch(file.filename) or file.filename.isspace():
         errors.add(f"{path}.filename", "must be 1 to 255 characters, without slashes and control characters")
@@ -653,7 +293,7 @@ def _read_file(path: str, file: AttachedFile, content_ids: set[str], errors: _Er
     return Attachment(file.filename, file.content, content_type, content_id)
 
 
-def _read_tags(tags: dict[str, str], errors: _Errors) -> dict[str, str]:
+def _read_tags(tags: dict[str, str], errors: Errors) -> dict[str, str]:
     if len(tags) > MAX_TAGS:
         errors.add("tags", f"must not have more than {MAX_TAGS} entries")
         return {}
@@ -663,25 +303,25 @@ def _read_tags(tags: dict[str, str], errors: _Errors) -> dict[str, str]:
         elif key.lower().startswith("hes_"):
             errors.add(f"tags.{key}", "must not begin with `hes_`: those are for HES itself")
         else:
-            _check_line(f"tags.{key}", value, 256, errors)
+            _check_line(f"tags.{key}", value, MAX_TAG, errors)
     return tags
 
 
-def _check_labels(request: EmailRequest, errors: _Errors) -> None:
+def _check_labels(request: EmailRequest, errors: Errors) -> None:
     if request.reference is not None:
-        _check_line("reference", request.reference, 255, errors)
+        _check_line("reference", request.reference, MAX_REFERENCE, errors)
     if request.stream is not None and not _LABEL.fullmatch(request.stream):
         errors.add("stream", "must be 1 to 64 of the characters A-Z a-z 0-9 _ . -")
 
 
-def _check_times(request: EmailRequest, attempt_timeout_limit: float, errors: _Errors) -> None:
-    if request.expires_in is not None and not 10 <= request.expires_in <= 31_536_000:
-        errors.add("expires_in", "must be 10 to 31,536,000 seconds")
+def _check_times(request: EmailRequest, attempt_timeout_limit: float, errors: Errors) -> None:
+    if request.expires_in is not None and not MIN_EXPIRES_IN <= request.expires_in <= MAX_EXPIRES_IN:
+        errors.add("expires_in", f"must be {MIN_EXPIRES_IN} to {MAX_EXPIRES_IN:,} seconds")
     if request.attempt_timeout is not None and not 1 <= request.attempt_timeout <= attempt_timeout_limit:
         errors.add("attempt_timeout", f"must be 1 to {attempt_timeout_limit:g} seconds, so that a lease outlasts it")
 
 
-def _read_providers(names: list[str] | None, known: Collection[str], errors: _Errors) -> tuple[str, ...]:
+def _read_providers(names: list[str] | None, known: Collection[str], errors: Errors) -> tuple[str, ...]:
     if names is None:
         return ()
     if not 0 < len(names) <= len(known):

@@ -1,43 +1,77 @@
-"""The API's own description: what `/openapi.json` says beyond what Litestar reads off the handlers.
+"""The API's own description, OpenAPI 3.1.
 
-Handlers that decode their body themselves (for errors that name the field) have no typed parameter for it, so their
-operations say here what the body is; its schema comes from the struct that it is decoded into.
+Litestar reads paths, parameters and answers off the handlers. Handlers that decode their body themselves (for errors
+that name the field) have no typed parameter for it: what they take is added here, by operation. Schemas come from
+msgspec, which knows what is enforced and takes descriptions from where the fields are.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
+from litestar import Litestar
+from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import (
-    Components,
-    OpenAPIMediaType,
-    Operation,
-    Parameter,
-    Reference,
-    RequestBody,
-    Schema,
-    SecurityScheme,
-)
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec import SecurityScheme
+from litestar.openapi.spec.components import Components
+from litestar.types import ControllerRouterHandler
 
 from hes import __version__
-from hes.web.body import EmailRequest
+from hes.web.email_request import NOT_BUILT, EmailRequest
 from hes.web.problems import MEDIA_TYPE, Problem
 from hes.web.requests import ResolveRequest
+from hes.web.views import AcceptedView, EmailView, Health
 
 _TITLES = {
     400: "The request can't be read",
     401: "No key, or one that is not known",
-    403: "The key lacks the scope",
+    403: "The key may not do this",
     404: "There is no such email",
     409: "The email's state does not allow it",
     413: "The body is too large",
     415: "The body is not JSON",
     422: "The content is not acceptable; `errors` names the fields",
-    503: "The storage is not available; try again",
+    503: "Not available now, and nothing was changed; try again",
+}
+_HEADERS = {
+    "202": {"Location": ("Where to read the email: `/v1/emails/{id}`", {"type": "string"})},
+    "401": {"WWW-Authenticate": ("How to send a key", {"type": "string"})},
+    "503": {"Retry-After": ("Seconds", {"type": "integer"})},
+}
+_LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello Ann"}
+_FULL = {
+    "from": {"email": "shop@example.com", "name": "Shop"},
+    "to": [{"email": "ann@example.org", "name": "Ann"}],
+    "reply_to": "help@example.com",
+    "subject": "Your receipt",
+    "text": "Thank you, Ann.",
+    "html": "<p>Thank you, Ann.</p>",
+    "attachments": [{"filename": "receipt.pdf", "content": "JVBERi0xLjcK", "content_type": "application/pdf"}],
+    "tags": {"kind": "receipt"},
+    "reference": "order 17",
+    "on_doubt": "hold",
+}
+_BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sendEmail": ("EmailRequest", {"least": _LEAST, "full": _FULL}),
+    "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
+}
+_PARAMETERS = {
+    "sendEmail": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same request with the same key sends nothing twice and gets the first answer again; "
+        "another request with it is refused. Visible ASCII; kept 24 hours.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "example": "order-17-receipt",
+    },
+    "getEmail": {
+        "name": "include",
+        "in": "query",
+        "description": "`content`: with bodies, headers and attachments.",
+        "schema": {"type": "string", "enum": ["content"]},
+    },
 }
 
 
@@ -49,86 +83,70 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
-def _json_body(schema: str) -> RequestBody:
-    return RequestBody(
-        required=True,
-        content={"application/json": OpenAPIMediaType(schema=Reference(ref=f"#/components/schemas/{schema}"))},
+def describe(handlers: Sequence[ControllerRouterHandler], dependencies: Iterable[str]) -> dict[str, Any]:
+    """The document. The handlers are registered for it and can't be used in another application."""
+    app = Litestar(
+        handlers,
+        dependencies={name: Provide(lambda: None, sync_to_thread=False) for name in dependencies},
+        openapi_config=_config(),
+        logging_config=None,
     )
+    document = app.openapi_schema.to_schema()
+    document["components"]["schemas"] |= _schemas()
+    for operation in _operations(document):
+        _complete(operation)
+    return document
 
 
-@dataclass
-class SendOperation(Operation):
-    """`POST /v1/emails`."""
-
-    def __post_init__(self) -> None:
-        self.request_body = _json_body("EmailRequest")
-        key = Parameter(
-            name="Idempotency-Key",
-            param_in="header",
-            description="1 to 255 visible ASCII characters, kept 24 hours: the same request again sends nothing twice",
-            schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255),
-        )
-        self.parameters = [*(self.parameters or []), key]
-
-
-@dataclass
-class ResolveOperation(Operation):
-    """`POST /v1/emails/{id}/resolve`."""
-
-    def __post_init__(self) -> None:
-        self.request_body = _json_body("ResolveRequest")
-
-
-@dataclass
-class GetEmailOperation(Operation):
-    """`GET /v1/emails/{id}`."""
-
-    def __post_init__(self) -> None:
-        include = Parameter(
-            name="include",
-            param_in="query",
-            description="`content`: with bodies and attachments",
-            schema=Schema(type=OpenAPIType.STRING, enum=["content"]),
-        )
-        self.parameters = [*(self.parameters or []), include]
-
-
-@dataclass
-class _OurComponents(Components):
-    """With the schemas of the bodies that handlers decode themselves, as msgspec writes them (JSON Schema 2020-12)."""
-
-    own: dict[str, Any] = field(default_factory=dict)
-
-    def to_schema(self) -> dict[str, Any]:
-        own = self.own
-        self.own = {}
-        try:
-            document = super().to_schema()
-        finally:
-            self.own = own
-        document.pop("own", None)
-        document.setdefault("schemas", {}).update(own)
-        return document
-
-
-def openapi_config() -> OpenAPIConfig:
-    """Served at /openapi.json. The docs page is not built yet."""
-    _, bodies = msgspec.json.schema_components(
-        [EmailRequest, ResolveRequest], ref_template="#/components/schemas/{name}"
-    )
-    components = _OurComponents(
-        security_schemes={
-            "bearer": SecurityScheme(type="http", scheme="bearer", description="`Authorization: Bearer <key>`"),
-            "basic": SecurityScheme(type="http", scheme="basic", description="The key as user name or password"),
-        },
-        own=bodies,
-    )
+def _config() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="HES",
         version=__version__,
-        description="Email that is safe on disk before it is answered, and leaves through whichever provider works.",
-        path="/",
-        components=components,
+        description="Email that is safe on disk before it is answered, and leaves through whichever provider works.\n\n"
+        "Errors are problems as in RFC 9457. Unknown fields and query parameters are refused.",
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(type="http", scheme="bearer", description="`Authorization: Bearer <key>`"),
+                "basic": SecurityScheme(type="http", scheme="basic", description="The key as user name or password"),
+            }
+        ),
         security=[{"bearer": []}, {"basic": []}],
-        render_plugins=[JsonRenderPlugin()],
     )
+
+
+def _schemas() -> dict[str, Any]:
+    types = [EmailRequest, ResolveRequest, AcceptedView, EmailView, Health, Problem]
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    email = schemas["EmailRequest"]
+    for name in NOT_BUILT:
+        del email["properties"][name]
+    for schema in schemas.values():
+        if "enum" in schema:
+            schema["type"] = "string"
+        if "description" in schema:
+            schema["description"] = cleandoc(schema["description"])
+    email["required"] = ["from", "subject"]  # optional in the struct, so that all that are missing are named at once
+    return schemas
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _complete(operation: dict[str, Any]) -> None:
+    name = operation["operationId"]
+    if parameter := _PARAMETERS.get(name):
+        operation.setdefault("parameters", []).append(parameter)
+    if name in _BODIES:
+        schema, examples = _BODIES[name]
+        content = {
+            "schema": {"$ref": f"#/components/schemas/{schema}"},
+            "examples": {key: {"value": value} for key, value in examples.items()},
+        }
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if MEDIA_TYPE not in operation["responses"].get("400", {}).get("content", {MEDIA_TYPE}):
+        del operation["responses"]["400"]  # Litestar's guess for whatever has a parameter; ours answer 404 and 422
+    for status, response in operation["responses"].items():
+        for header, (description, of) in _HEADERS.get(status, {}).items():
+            response.setdefault("headers", {})[header] = {"description": description, "schema": of}

@@ -1,28 +1,25 @@
-"""Is it alive, and should it get traffic."""
+"""Is it alive, and should it get traffic. HEAD is answered as well: many balancers and monitors ask so."""
 
-from litestar import get
+from litestar import get, head
 from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
-from msgspec import Struct
+from litestar.exceptions import ServiceUnavailableException
 
-from hes.errors import StorageUnavailable
 from hes.web.desk import Desk
 from hes.web.documents import problems
+from hes.web.views import Health
 
+NO_KEY: list[dict[str, list[str]]] = [{}]
+"""As OpenAPI says it. An empty list would mean the same, but Litestar leaves that out."""
 NEVER_CACHED = [ResponseHeader(name="Cache-Control", value="no-store")]
-
-
-class Health(Struct, frozen=True):
-    """The answer of both."""
-
-    status: str
 
 
 @get(
     "/health/live",
     operation_id="isAlive",
     summary="The process answers",
-    security=[],
+    security=NO_KEY,
+    response_description="It does",
     response_headers=NEVER_CACHED,
 )
 async def is_alive() -> Health:
@@ -33,12 +30,27 @@ async def is_alive() -> Health:
     "/health/ready",
     operation_id="isReady",
     summary="The storage answers, its schema fits, and the process is not stopping",
-    security=[],
+    security=NO_KEY,
+    response_description="Send traffic here",
     response_headers=NEVER_CACHED,
     responses=problems(503),
 )
 async def is_ready(desk: NamedDependency[Desk]) -> Health:
-    if desk.readiness.is_stopping:
-        raise StorageUnavailable("this process is stopping")
-    await desk.storage.check()
+    await _check(desk)
     return Health("ready")
+
+
+@head("/health/live", include_in_schema=False, response_headers=NEVER_CACHED)
+async def is_alive_by_head() -> None:
+    return
+
+
+@head("/health/ready", include_in_schema=False, response_headers=NEVER_CACHED)
+async def is_ready_by_head(desk: NamedDependency[Desk]) -> None:
+    await _check(desk)
+
+
+async def _check(desk: Desk) -> None:
+    if desk.readiness.is_stopping:
+        raise ServiceUnavailableException
+    await desk.storage.check()

@@ -1,15 +1,17 @@
-"""Reading of requests that are not emails, and what all bodies have in common."""
+"""Reading of what is not an email: headers, queries, ids in the path, small bodies."""
 
-from typing import TypeVar
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from litestar.datastructures import Headers
 from msgspec import Struct
 
-from hes.errors import FieldError, Invalid, Unreadable, UnsupportedType
-from hes.model import Decision
-
-T = TypeVar("T")
+from hes.errors import FieldError, Invalid, NotFound, Unreadable, UnsupportedType
+from hes.model import Decision, EmailId
+from hes.web.shape import MAX_ERRORS, below, unreadable
 
 
 class ResolveRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,18 +24,85 @@ def require_json(headers: Headers) -> None:
     """Raises: UnsupportedType unless the body is JSON, and not compressed."""
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise UnsupportedType("the body must be JSON, with `Content-Type: application/json`")
+        raise UnsupportedType("The body must be JSON, with `Content-Type: application/json`.")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedType("compressed bodies are not taken; send it without `Content-Encoding`")
+        raise UnsupportedType("Compressed bodies are not taken; send it without `Content-Encoding`.")
 
 
-def read_resolve(raw: bytes) -> ResolveRequest:
-    """Raises: Unreadable, Invalid."""
+def read_idempotency_key(values: Sequence[str]) -> str | None:
+    """The one value of all `Idempotency-Key` header lines, 1 to 255 visible ASCII characters; None: no such header.
+
+    Raises: Unreadable (400) if it is malformed or there are several.
+    """
+    if not values:
+        return None
+    if len(values) > 1:
+        raise Unreadable("There is more than one `Idempotency-Key` header.")
+    if not _VISIBLE.fullmatch(values[0]):
+        raise Unreadable("`Idempotency-Key` must be 1 to 255 visible ASCII characters.")
+    return values[0]
+
+
+def read_email_id(text: str) -> EmailId:
+    """An id out of the path. What no id can look like is not found, and no storage is asked. Raises: NotFound."""
+    if not _ID.fullmatch(text):
+        raise NotFound("There is no such email.")
+    return EmailId(text)
+
+
+def read_query(query: bytes, *known: str) -> dict[str, str]:
+    """The parameters of a query string, each at most once.
+
+    One that is not known is refused, and not ignored: a filter that has no effect would answer another question than
+    the one asked. Raises: Invalid, naming all that are wrong.
+    """
+    if not query:
+        return {}
+    errors = []
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in known:
+            errors.append(FieldError(below("", name), "is not a parameter here"))
+        elif name in found:
+            errors.append(FieldError(name, "stands there more than once"))
+        else:
+            found[name] = value
+    if errors:
+        raise Invalid("The query holds what is not taken here; `errors` names it.", errors[:MAX_ERRORS])
+    return found
+
+
+def read_resolve(raw: bytes) -> Decision:
+    """The body of a resolve. Raises: Unreadable, Invalid."""
+    decision = _read_object(raw, "decision").get("decision")
+    if decision not in list(Decision):
+        message = 'must be "sent", "resend" or "failed"'
+        raise Invalid(f"`decision` {message}.", [FieldError("decision", message)])
+    return Decision(decision)
+
+
+def read_nothing(headers: Headers, raw: bytes) -> None:
+    """The body of a request that needs none: empty, or an object without fields.
+
+    Raises: UnsupportedType, Unreadable, Invalid.
+    """
+    if raw:
+        require_json(headers)
+        _read_object(raw)
+
+
+def _read_object(raw: bytes, *known: str) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(raw, type=ResolveRequest)
-    except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$.")
-        detail = 'the body must be {"decision": "sent"}, "resend" or "failed"'
-        raise Invalid(detail, [FieldError(place.rstrip("`"), text)]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Unreadable("the body is not JSON") from None
+        found = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise unreadable(raw, error) from None
+    if not isinstance(found, dict):
+        raise Invalid("The body must be a JSON object.", [FieldError("", "must be a JSON object")])
+    if unknown := [name for name in found if name not in known]:
+        errors = [FieldError(below("", name), "is not a field here") for name in unknown[:MAX_ERRORS]]
+        raise Invalid("The body holds fields that are not taken here; `errors` names them.", errors)
+    return found
+
+
+_VISIBLE = re.compile(r"[!-~]{1,255}")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

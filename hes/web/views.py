@@ -1,20 +1,23 @@
 """What callers see of an email, to the letter of the API."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from hes.model import Attachment, Email, Millis
-from hes.storage.storage import Accepted, StoredEmail
+from hes.model import Attachment, Delivery, Email, EventType, Millis, OnDoubt, Outcome, Reason, Resolution, Status
+from hes.storage.storage import Accepted, Recipient, StoredEmail
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]})]
+"""RFC 3339, UTC, milliseconds."""
 
 
 class AcceptedView(Struct, frozen=True):
     """The answer to a send."""
 
     id: str
-    status: str
-    created_at: str
+    status: Status
+    created_at: Time
 
 
 class AddressView(Struct, frozen=True):
@@ -25,13 +28,13 @@ class AddressView(Struct, frozen=True):
 
 
 class RecipientView(Struct, frozen=True):
-    """One recipient: `kind` is to, cc or bcc."""
+    """One recipient."""
 
     email: str
     name: str | None
-    kind: str
-    status: str
-    reason: str | None
+    kind: Annotated[str, Meta(extra_json_schema={"enum": ["to", "cc", "bcc"]})]
+    status: Status
+    reason: Reason | None
 
 
 class AttemptView(Struct, frozen=True):
@@ -40,21 +43,21 @@ class AttemptView(Struct, frozen=True):
     number: int
     id: str
     provider: str
-    outcome: str | None
-    started_at: str
-    ended_at: str | None
+    outcome: Outcome | None
+    started_at: Time
+    ended_at: Time | None
     status_code: int | None
     provider_message_id: str | None
     detail: str | None
-    resolution: str | None
+    resolution: Resolution | None
 
 
 class EventView(Struct, frozen=True):
     """One entry of the timeline."""
 
     id: str
-    type: str
-    at: str
+    type: EventType
+    at: Time
     provider: str | None
     recipient: str | None
     data: dict[str, Any]
@@ -74,26 +77,34 @@ class EmailView(Struct, frozen=True, kw_only=True):
     """One email with its attempts and its timeline."""
 
     id: str
-    status: str
-    reason: str | None
+    status: Status
+    reason: Reason | None
     test: bool
-    provider: str | None
+    provider: Annotated[str | None, Meta(description="The one that took it, else the one that was tried last.")]
     sender: AddressView = field(name="from")
     subject: str
     tags: dict[str, str]
     reference: str | None
     stream: str
-    priority: str
+    priority: Literal["high", "normal", "low"]
     recipients: list[RecipientView]
-    created_at: str
-    send_at: str | None
-    expires_at: str
-    on_doubt: str
+    created_at: Time
+    send_at: Time | None
+    expires_at: Time
+    on_doubt: OnDoubt
     version: int
     attempts: list[AttemptView]
     events: list[EventView]
-    content: ContentView | UnsetType | None = UNSET
-    """Only with `?include=content`; null once the content was erased."""
+    content: Annotated[
+        ContentView | UnsetType | None,
+        Meta(description="Only with `?include=content`; null once the content was erased."),
+    ] = UNSET
+
+
+class Health(Struct, frozen=True):
+    """The answer of /health/live and /health/ready."""
+
+    status: str
 
 
 def rfc3339(at: Millis) -> str:
@@ -124,10 +135,7 @@ def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
         stream=stored.stream,
         priority="normal",  # nor are priorities
         recipients=[
-            RecipientView(
-                r.address.email, r.address.name, r.kind, r.status or delivery.status, r.reason or delivery.reason
-            )
-            for r in stored.recipients
+            RecipientView(r.address.email, r.address.name, r.kind, *_standing(r, delivery)) for r in stored.recipients
         ],
         created_at=rfc3339(stored.created_at),
         send_at=None,  # nor is scheduling
@@ -152,6 +160,13 @@ def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
         events=[EventView(i, e.type, rfc3339(e.at), e.provider, e.recipient, e.data) for i, e in stored.events],
         content=_content_view(stored.email) if with_content else UNSET,
     )
+
+
+def _standing(recipient: Recipient, delivery: Delivery) -> tuple[Status, Reason | None]:
+    """What became of this one: its own, or what became of the email."""
+    if recipient.status is None:
+        return delivery.status, delivery.reason
+    return recipient.status, recipient.reason
 
 
 def _content_view(email: Email | None) -> ContentView | None:

@@ -9,9 +9,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from litestar import Litestar, get
+from litestar import Litestar, Request, get
 from litestar.datastructures import Headers
-from litestar.di import NamedDependency
 
 from hes.errors import NotAuthenticated
 from hes.web.auth import (
@@ -20,9 +19,8 @@ from hes.web.auth import (
     BootstrapKey,
     KeyScope,
     Principal,
-    provide_authenticator,
+    authorize,
     read_keys,
-    require,
 )
 from hes.web.problems import EXCEPTION_HANDLERS
 
@@ -34,11 +32,6 @@ CHALLENGE = 'Bearer, Basic realm="hes"'
 
 def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-@get("/whoami", dependencies={"principal": require("emails:read")})
-async def whoami(principal: NamedDependency[Principal]) -> str:
-    return f"{principal.key_id} of {principal.project}"
 
 
 class Limited:
@@ -56,9 +49,13 @@ async def ask(
     authenticator: Authenticator | None = None,
     path: str = "/whoami",
 ) -> httpx.Response:
+    @get("/whoami")
+    async def whoami(request: Request[Any, Any, Any]) -> str:
+        principal = await authorize(authenticator or BootstrapKey(KEY), request.headers, "emails:read")
+        return f"{principal.key_id} of {principal.project}"
+
     app = Litestar(
         [whoami],
-        dependencies=provide_authenticator(authenticator or BootstrapKey(KEY)),
         exception_handlers=EXCEPTION_HANDLERS,
         logging_config=None,
         openapi_config=None,

@@ -1,0 +1,33 @@
+"""What the tests of an email's body share."""
+
+import json
+from typing import Any
+
+import pytest
+
+from hes.errors import FieldError, InvalidEmail
+from hes.web.body import Submission, read_email
+
+LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello"}
+BREAKS = ["\r\n", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\x00", "\x7f"]
+
+
+def read(raw: bytes, *, outbox_only: bool = False) -> Submission:
+    return read_email(raw, provider_names=("one", "two"), attempt_timeout_limit=18, outbox_only=outbox_only)
+
+
+def take(**fields: Any) -> Submission:
+    return read(json.dumps(LEAST | fields).encode())
+
+
+def wrong(**fields: Any) -> list[str]:
+    """The paths that are named."""
+    with pytest.raises(InvalidEmail) as caught:
+        take(**fields)
+    return [error.path for error in caught.value.errors]
+
+
+def errors_of(raw: bytes) -> tuple[FieldError, ...]:
+    with pytest.raises(InvalidEmail) as caught:
+        read(raw)
+    return caught.value.errors

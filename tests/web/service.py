@@ -1,0 +1,163 @@
+"""The real HTTP application over a real SQLite file, without actors: the storage is what drives an email on."""
+
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+from msgspec.structs import replace
+
+from hes.ids import id_maker
+from hes.model import Answer, Decision, EmailId, Ended, Leased, OnDoubt, Outcome
+from hes.policy import Policy, Rules
+from hes.storage import tables
+from hes.storage.sql import SqlStorage
+from hes.storage.sqlite import open_sqlite
+from hes.storage.storage import Room
+from hes.web.auth import BootstrapKey
+from hes.web.desk import Desk, Readiness
+from hes.web.problems import MEDIA_TYPE
+from hes.web.routes import create_web
+
+KEY = "bootstrap-key-of-more-than-32-characters"
+LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello"}
+MAX_BODY_BYTES = 200_000
+NOWHERE = "01890000-0000-7000-8000-000000000000"
+"""An id that no email has."""
+
+
+class Service:
+    """What a test needs of HES."""
+
+    def __init__(self, storage: SqlStorage, path: Path) -> None:
+        self.storage = storage
+        self.path = path
+        self.wakes = 0
+        self.desk = Desk(
+            storage=storage,
+            authenticator=BootstrapKey(KEY),
+            readiness=Readiness(),
+            wake=self._wake,
+            new_id=id_maker(now, random.Random(1)),
+            clock=now,
+            provider_names=frozenset({"one", "two"}),
+            outbox_only=False,
+            on_doubt=OnDoubt.RESEND,
+            expires_in=86_400,
+            attempt_timeout=10.0,
+            attempt_timeout_limit=18.0,
+        )
+
+        self._app = create_web(self.desk, max_body_bytes=MAX_BODY_BYTES)
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    async def ask(
+        self, method: str, path: str, *, key: str | None = KEY, desk: dict[str, Any] | None = None, **sent: Any
+    ) -> httpx.Response:
+        """One request. `desk`: parts of the desk that are others this once."""
+        app = create_web(replace(self.desk, **desk), max_body_bytes=MAX_BODY_BYTES) if desk else self._app
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        auth = [] if key is None else [("Authorization", f"Bearer {key}")]
+        headers = sent.pop("headers", {})
+        headers = [*auth, *(headers.items() if isinstance(headers, dict) else headers)]
+        async with httpx.AsyncClient(transport=transport, base_url="http://hes") as client:
+            return await client.request(method, path, headers=headers, **sent)
+
+    async def send(self, body: object = LEAST, **sent: Any) -> httpx.Response:
+        """POST /v1/emails; bytes go as they are."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **sent.pop("headers", {})}
+        return await self.ask("POST", "/v1/emails", content=content, headers=headers, **sent)
+
+    async def accepted(self, **fields: Any) -> EmailId:
+        response = await self.send(LEAST | fields)
+        assert response.status_code == 202, response.text
+        return EmailId(response.json()["id"])
+
+    async def read(self, email_id: str, *, content: bool = False) -> dict[str, Any]:
+        response = await self.ask("GET", f"/v1/emails/{email_id}{'?include=content' if content else ''}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def leased(self) -> Leased:
+        """The one email that is due, in the hands of provider `one`."""
+        leases = await self.storage.lease({"one": Room(1, 1)}, size_budget=10**9, is_idle=True, deadline=1e12)
+        (leased,) = leases.items
+        return leased
+
+    async def attempted(self, answer: Answer) -> None:
+        """The one email that is due is tried, and this came of it."""
+        leased = await self.leased()
+        ended = Ended(
+            attempt_id=leased.attempt_id, email_id=leased.email.id, provider="one", ended_at=now(), answer=answer
+        )
+        assert await self.storage.settle([ended]) == []
+
+    async def in_doubt(self) -> EmailId:
+        """An email of which nobody knows whether it was taken."""
+        return await self._doubted("wait")
+
+    async def held(self) -> EmailId:
+        return await self._doubted("hold")
+
+    async def _doubted(self, on_doubt: str) -> EmailId:
+        email_id = await self.accepted(on_doubt=on_doubt)
+        await self.attempted(Answer(outcome=Outcome.IN_DOUBT, detail="connection lost"))
+        return email_id
+
+    async def sent(self) -> EmailId:
+        email_id = await self.accepted()
+        await self.attempted(Answer(outcome=Outcome.ACCEPTED, status_code=202, provider_message_id="m1"))
+        return email_id
+
+    async def failed(self) -> EmailId:
+        email_id = await self.in_doubt()
+        await self.storage.resolve("default", email_id, Decision.FAILED, "test")
+        return email_id
+
+    def count_rows(self) -> dict[str, int]:
+        """How many rows each table has, as another program sees them."""
+        engine = sa.create_engine(sa.URL.create("sqlite", database=str(self.path)))
+        try:
+            with engine.connect() as connection:
+                return {
+                    name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+                    for name, table in tables.metadata.tables.items()
+                }
+        finally:
+            engine.dispose()
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def open_service(path: Path) -> AsyncIterator[Service]:
+    rng = random.Random(1)
+    policy = Policy(Rules(providers=("one", "two")), rng)
+    async with open_sqlite(path, policy, now, id_maker(now, rng)) as storage:
+        yield Service(storage, path)
+
+
+def problem_in(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem, after checking what is true of all."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == MEDIA_TYPE
+    found: dict[str, Any] = response.json()
+    assert found["status"] == status
+    assert found["type"].startswith("urn:hes:problem:")
+    return found
+
+
+def paths_in(response: httpx.Response) -> list[str]:
+    """Which fields a 422 names."""
+    return [error["path"] for error in problem_in(response, 422)["errors"]]

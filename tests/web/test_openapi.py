@@ -1,0 +1,135 @@
+"""`/openapi.json` says what the API does."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hes.model import Decision, EventType, OnDoubt, Outcome, Reason, Resolution, Status
+from hes.web.email_request import NOT_BUILT
+from hes.web.problems import MEDIA_TYPE
+from hes.web.routes import _document
+from hes.web.shape import FIELDS
+from tests.web.service import NOWHERE, Service
+
+DOCUMENT: dict[str, Any] = json.loads(_document())
+SCHEMAS = DOCUMENT["components"]["schemas"]
+OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].values() for operation in path.values()}
+ERRORS = [
+    (name, status, answer)
+    for name, operation in OPERATIONS.items()
+    for status, answer in operation["responses"].items()
+    if status >= "400"
+]
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+async def test_it_is_served_without_a_key_and_is_json(hes: Service) -> None:
+    response = await hes.ask("GET", "/openapi.json", key=None)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    assert response.json() == DOCUMENT
+    assert DOCUMENT["openapi"].startswith("3.1")
+
+
+def test_every_route_is_in_it() -> None:
+    assert {(path, *sorted(methods)) for path, methods in DOCUMENT["paths"].items()} == {
+        ("/v1/emails", "post"),
+        ("/v1/emails/{email_id}", "get"),
+        ("/v1/emails/{email_id}/cancel", "post"),
+        ("/v1/emails/{email_id}/resolve", "post"),
+        ("/health/live", "get"),
+        ("/health/ready", "get"),
+    }
+
+
+def test_every_reference_leads_somewhere() -> None:
+    assert {ref.removeprefix("#/components/schemas/") for ref in references(DOCUMENT)} <= set(SCHEMAS)
+
+
+@pytest.mark.parametrize(("name", "status", "answer"), ERRORS, ids=lambda value: str(value)[:20])
+def test_every_error_is_a_problem(name: str, status: str, answer: dict[str, Any]) -> None:
+    assert answer["content"] == {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert ("WWW-Authenticate" in answer.get("headers", {})) == (status == "401")
+    assert ("Retry-After" in answer.get("headers", {})) == (status == "503")
+
+
+@pytest.mark.parametrize(
+    ("name", "errors"),
+    {
+        "sendEmail": "400 401 403 413 415 422 503",
+        "getEmail": "401 403 404 422 503",
+        "cancelEmail": "400 401 403 404 409 413 415 422 503",
+        "resolveEmail": "400 401 403 404 409 413 415 422 503",
+        "isAlive": "",
+        "isReady": "503",
+    }.items(),
+)
+def test_which_errors_an_operation_has(name: str, errors: str) -> None:
+    assert [status for status in OPERATIONS[name]["responses"] if status >= "400"] == errors.split()
+
+
+def test_a_send_tells_its_key_and_where_the_email_is() -> None:
+    send = OPERATIONS["sendEmail"]
+    (key,) = send["parameters"]
+    assert (key["name"], key["in"], key["schema"]["maxLength"]) == ("Idempotency-Key", "header", 255)
+    answer = send["responses"]["202"]
+    assert answer["headers"]["Location"]["schema"] == {"type": "string"}
+    assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/AcceptedView"}
+
+
+def test_what_can_be_included_is_told() -> None:
+    (include,) = [p for p in OPERATIONS["getEmail"]["parameters"] if p["in"] == "query"]
+    assert (include["name"], include["schema"]["enum"]) == ("include", ["content"])
+
+
+def test_the_body_of_a_send_shows_what_is_taken_and_nothing_else() -> None:
+    email = SCHEMAS["EmailRequest"]
+    assert set(email["properties"]) == set(FIELDS) - set(NOT_BUILT)
+    assert email["required"] == ["from", "subject"]
+    assert email["additionalProperties"] is False
+
+
+async def test_the_examples_work(hes: Service) -> None:
+    content = OPERATIONS["sendEmail"]["requestBody"]["content"]["application/json"]
+    for example in content["examples"].values():
+        assert (await hes.send(example["value"])).status_code == 202
+    content = OPERATIONS["resolveEmail"]["requestBody"]["content"]["application/json"]
+    for example in content["examples"].values():
+        response = await hes.ask("POST", f"/v1/emails/{NOWHERE}/resolve", json=example["value"])
+        assert response.status_code == 404
+
+
+def test_what_needs_a_key_and_what_does_not() -> None:
+    assert DOCUMENT["security"] == [{"bearer": []}, {"basic": []}]
+    assert set(DOCUMENT["components"]["securitySchemes"]) == {"bearer", "basic"}
+    assert {name for name, operation in OPERATIONS.items() if operation.get("security") == [{}]} == {
+        *("isAlive", "isReady")
+    }
+    assert all("security" not in OPERATIONS[name] for name in ("sendEmail", "getEmail"))
+
+
+@pytest.mark.parametrize("words", [Status, Reason, Outcome, EventType, Resolution, OnDoubt, Decision])
+def test_closed_sets_are_told_word_by_word(words: Any) -> None:
+    schema = SCHEMAS[words.__name__]
+    assert (schema["type"], schema["enum"]) == ("string", sorted(words))
+
+
+async def test_an_email_is_shown_with_the_fields_that_are_told(hes: Service) -> None:
+    found = await hes.read(await hes.sent(), content=True)
+    for schema, value in (
+        ("EmailView", found),
+        ("RecipientView", found["recipients"][0]),
+        ("AttemptView", found["attempts"][0]),
+        ("EventView", found["events"][0]),
+        ("ContentView", found["content"]),
+    ):
+        assert list(SCHEMAS[schema]["properties"]) == list(value)
