@@ -37,12 +37,15 @@ class GroupCommit(Generic[Item, Result]):
         self._queue_limit = queue_limit
         self._waiting: list[_Entry[Item, Result]] = []
         self._arrived = anyio.Event()
+        self._has_ended = False
 
     async def submit(self, item: Item) -> Result:
         """Returns once it is on disk. Raises what the transaction, or this item in it, led to.
 
         With too many waiting already it raises StorageUnavailable before anything is stored.
         """
+        if self._has_ended:
+            raise StorageUnavailable("the storage is closed")
         if len(self._waiting) >= self._queue_limit:
             raise StorageUnavailable("more requests are waiting to be written than the storage keeps up with")
         entry = _Entry[Item, Result](item)
@@ -54,17 +57,25 @@ class GroupCommit(Generic[Item, Result]):
         return entry.result
 
     async def run(self) -> None:
-        """Write group after group, for ever. Leaves with StorageBroken, which must end the process."""
-        while True:
-            if not self._waiting:
-                self._arrived = anyio.Event()
-                await self._arrived.wait()
-            group, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
-            try:
-                await self._commit(group)
-            finally:
-                for entry in group:
-                    entry.done.set()
+        """Write group after group, for ever. Leaves with StorageBroken, which must end the process.
+
+        Whoever still waits when it leaves, or comes later, gets StorageUnavailable: nothing of theirs was written.
+        """
+        try:
+            while True:
+                if not self._waiting:
+                    self._arrived = anyio.Event()
+                    await self._arrived.wait()
+                group, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+                try:
+                    await self._commit(group)
+                finally:
+                    for entry in group:
+                        entry.done.set()
+        finally:
+            self._has_ended = True
+            for entry in self._waiting:
+                entry.done.set()
 
     async def _commit(self, group: list[_Entry[Item, Result]]) -> None:
         try:

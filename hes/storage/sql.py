@@ -3,6 +3,7 @@
 A kind of database adds only how a write transaction begins, what time it is, and what its errors mean (`Database`).
 """
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -43,18 +44,6 @@ _decode_email = msgspec.json.Decoder(Email).decode
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 _log = logging.getLogger("hes.storage")
 
-# The claim. `deliveries_waiting` holds only what waits, in this order, so its cost does not grow with history.
-_select_due = (
-    sa.select(tables.deliveries)
-    .where(
-        sa.text(tables.IS_WAITING),
-        tables.deliveries.c.due_at <= sa.bindparam("now"),
-        tables.deliveries.c.expires_at > sa.bindparam("now"),
-    )
-    .order_by(tables.deliveries.c.due_at)
-    .limit(sa.bindparam("most"))
-    .with_for_update(skip_locked=True)
-)
 _select_content = sa.select(tables.emails.c.id, tables.emails.c.content).where(
     tables.emails.c.id.in_(sa.bindparam("email_ids", expanding=True)), tables.emails.c.content.is_not(None)
 )
@@ -70,6 +59,41 @@ _select_expired = (
     .order_by(tables.deliveries.c.expires_at)
     .limit(BATCH)
 )
+
+
+@functools.lru_cache(maxsize=64)
+def _select_due(takers: tuple[str, ...]) -> sa.Select[Any]:
+    """The claim: what is due and not refused to all of these providers, so that what waits for others hides nothing.
+
+    `deliveries_waiting` holds only what waits, in this order, so its cost does not grow with history. It does grow with
+    what is due and waits for others.
+    """
+    row = tables.deliveries.c
+
+    def names(column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        return (sa.literal(",") + column).contains(f",{name},", autoescape=True)
+
+    may_take = (
+        sa.and_(
+            sa.or_(row.own_providers == "", names(row.own_providers, taker)),
+            sa.not_(names(row.tried, taker)),
+            sa.not_(names(row.declined_by, taker)),
+        )
+        for taker in takers
+    )
+    return (
+        sa.select(tables.deliveries)
+        .where(
+            sa.text(tables.IS_WAITING),
+            row.due_at <= sa.bindparam("now"),
+            row.expires_at > sa.bindparam("now"),
+            row.email_id.not_in(sa.bindparam("unreadable", expanding=True)),
+            sa.or_(*may_take),
+        )
+        .order_by(row.due_at)
+        .limit(sa.bindparam("most"))
+        .with_for_update(skip_locked=True)
+    )
 
 
 class Database(Protocol):
@@ -98,6 +122,8 @@ class SqlStorage:
         self._policy = policy
         self._new_id = new_id
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
+        self._unreadable: set[EmailId] = set()
+        """Due, but their content can't be read: passed over from then on, or they would keep hands from the others."""
 
     # --- accepting -----------------------------------------------------------------------------------------------
 
@@ -118,25 +144,29 @@ class SqlStorage:
         if most == 0:
             return Leases()
 
+        select_due = _select_due(tuple(sorted(hands)))
+
         async def work(connection: AsyncConnection, now: Millis) -> Leases:
-            rows = (await connection.execute(_select_due, {"now": now, "most": most + 1})).mappings().all()
-            due = [delivery_of(row) for row in rows]
-            chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
-            if chosen is None:
-                return Leases()
-            emails = await _contents(connection, [delivery.email_id for delivery, _ in chosen])
+            while True:
+                bounds = {"now": now, "most": most + 1, "unreadable": sorted(self._unreadable)}
+                due = [delivery_of(row) for row in (await connection.execute(select_due, bounds)).mappings()]
+                chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
+                if chosen is None:
+                    return Leases()
+                email_ids = [delivery.email_id for delivery, _ in chosen]
+                emails = await _contents(connection, email_ids)
+                if len(emails) == len(email_ids):
+                    break
+                self._unreadable.update(set(email_ids) - emails.keys())
             ledger = Ledger({})
             items = []
             for delivery, provider in chosen:
-                email = emails.get(delivery.email_id)
-                if email is None:
-                    continue
                 attempt_id = AttemptId(self._new_id())
                 change = self._policy.lease(delivery, provider, attempt_id, rooms[provider].render_version, now)
                 ledger.change(change)
                 items.append(
                     Leased(
-                        email=email,
+                        email=emails[delivery.email_id],
                         attempt_id=attempt_id,
                         number=change.delivery.attempts,
                         provider=provider,
@@ -293,7 +323,7 @@ class SqlStorage:
 
     async def check(self) -> None:
         async def work(connection: AsyncConnection, _now: Millis) -> object:
-            return (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar_one()
+            return (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
 
         version = await self._database.read(work)
         if version != SCHEMA_VERSION:
@@ -319,9 +349,9 @@ def not_found(email_id: str) -> NotFound:
     return NotFound(detail)
 
 
-async def _contents(connection: AsyncConnection, email_ids: Sequence[EmailId]) -> dict[str, Email]:
+async def _contents(connection: AsyncConnection, email_ids: Sequence[EmailId]) -> dict[EmailId, Email]:
     """The emails that can be read. One that can't be stays where it is and is told: it must not stop the others."""
-    emails: dict[str, Email] = {}
+    emails: dict[EmailId, Email] = {}
     if not email_ids:
         return emails
     for email_id, content in await connection.execute(_select_content, {"email_ids": list(email_ids)}):

@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 
 import anyio
 import sqlalchemy as sa
+from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -50,6 +51,11 @@ async def open_sqlite(path: Path, policy: Policy, clock: Clock, new_id: NewId) -
         engine = sync_engine(path)
         try:
             migrations.upgrade(engine)
+        except (sa.exc.DatabaseError, CommandError) as error:
+            reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+            raise ConfigError(
+                f"HES_DATABASE_URL: {path} can't be used: {reason}. Example: sqlite:///./hes.db"
+            ) from error
         finally:
             engine.dispose()
         database = SqliteDatabase(path, clock)
