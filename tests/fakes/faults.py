@@ -11,6 +11,7 @@ there is one, answers these also while the provider's own port refuses.
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -180,8 +181,9 @@ class FakeServer:
         for connection in self._servers["provider"].connections:
             if connection.transport is not None:
                 connection.transport.abort()
-        while self._servers["provider"].connections:  # noqa: ASYNC110 - nobody tells when they are gone
-            await asyncio.sleep(0)
+        for _ in range(100):  # they are gone a few turns of the loop later, and nobody tells when
+            if self._servers["provider"].connections:
+                await asyncio.sleep(0)
 
     async def _listen(self, which: str, port: int) -> int:
         loop = asyncio.get_running_loop()
@@ -288,13 +290,16 @@ class FakeServer:
 
 
 def _transport(request: web.BaseRequest) -> asyncio.Transport:
-    assert isinstance(request.transport, asyncio.Transport)
+    """The request's connection (uvloop's are no asyncio.Transport, but the same in all that is used here)."""
+    if request.transport is None:
+        raise ConnectionResetError
     return request.transport
 
 
 def _reset(transport: asyncio.Transport) -> None:
     """A TCP reset, not an end: what comes of closing with nothing allowed to linger."""
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
