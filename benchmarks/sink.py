@@ -9,6 +9,7 @@ import asyncio
 import re
 import sys
 import time
+from typing import cast
 
 import httptools
 import msgspec
@@ -37,8 +38,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass of it
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)

@@ -5,7 +5,6 @@ from its seed, ids included. (Python has `uuid.uuid7` from 3.14 on, without eith
 """
 
 import random
-import uuid
 from collections.abc import Callable
 
 from hes.model import Clock
@@ -31,7 +30,7 @@ def id_maker(clock: Clock, rng: random.Random) -> NewId:
             count += 1
             if count > 0xFFF:
                 last_ms, count = last_ms + 1, 0
-        value = last_ms << 80 | 0x7 << 76 | count << 64 | 0b10 << 62 | rng.getrandbits(62)
-        return str(uuid.UUID(int=value))
+        digits = f"{last_ms << 80 | 0x7 << 76 | count << 64 | 0b10 << 62 | rng.getrandbits(62):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     return new_id

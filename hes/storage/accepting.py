@@ -1,41 +1,40 @@
 """Accepting: from a checked email to its rows, many emails in one transaction."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hes.errors import KeyReused
 from hes.ids import NewId
-from hes.model import Delivery, Event, EventType, Millis, Status
+from hes.model import Delivery, Email, Event, EventType, Millis, Status
 from hes.storage import tables
+from hes.storage.batches import Insert, Row
 from hes.storage.ledger import delivery_row, event_row
-from hes.storage.storage import Accepted, NewEmail
+from hes.storage.storage import Accepted, IdempotencyKey, NewEmail
 
 KEY_LIFETIME_MS = 24 * 3600 * 1000
 
 _encode = msgspec.json.Encoder().encode
 
-_insert_email = sa.insert(tables.emails)
-_insert_delivery = sa.insert(tables.deliveries)
-_insert_recipient = sa.insert(tables.recipients)
-_insert_event = sa.insert(tables.events)
-_insert_key = sa.insert(tables.idempotency)
+_insert_emails = Insert(tables.emails)
+_insert_deliveries = Insert(tables.deliveries)
+_insert_recipients = Insert(tables.recipients)
+_insert_events = Insert(tables.events)
+_insert_keys = Insert(tables.idempotency)
 _forget_key = sa.delete(tables.idempotency).where(
     tables.idempotency.c.project == sa.bindparam("of_project"), tables.idempotency.c.key == sa.bindparam("of_key")
 )
 
 
-async def write(
-    connection: AsyncConnection, now: Millis, group: Sequence[NewEmail], new_id: NewId
+def write(
+    connection: sa.Connection, now: Millis, group: Sequence[NewEmail], new_id: NewId
 ) -> list[Accepted | Exception]:
     """Write the group in the caller's transaction; an answer for each, in order.
 
     An email whose key was used before is not written: it gets the first answer, or KeyReused.
     """
-    known = await _keys_in_use(connection, now, group)
+    known = _keys_in_use(connection, now, group)
     answers: list[Accepted | Exception] = []
     fresh: list[NewEmail] = []
     for new in group:
@@ -52,7 +51,7 @@ async def write(
         fresh.append(new)
         answers.append(accepted)
     if fresh:
-        await _insert(connection, now, fresh, new_id)
+        _insert(connection, now, fresh, new_id)
     return answers
 
 
@@ -67,15 +66,15 @@ def _repeated(new: NewEmail, request_hash: bytes, first: Accepted) -> Accepted |
     return KeyReused(detail)
 
 
-async def _keys_in_use(
-    connection: AsyncConnection, now: Millis, group: Sequence[NewEmail]
+def _keys_in_use(
+    connection: sa.Connection, now: Millis, group: Sequence[NewEmail]
 ) -> dict[tuple[str, str], tuple[bytes, Accepted]]:
     """What the group's keys were used for, by (project, key). Outlived ones are removed on the way."""
     names = sorted({(new.email.project, new.key.value) for new in group if new.key is not None})
     if not names:
         return {}
     keys = tables.idempotency.c
-    found = await connection.execute(
+    found = connection.execute(
         sa.select(keys.project, keys.key, keys.request_hash, keys.answer, keys.created_at).where(
             sa.tuple_(keys.project, keys.key).in_(names)
         )
@@ -88,79 +87,59 @@ async def _keys_in_use(
         else:
             known[project, key] = (request_hash, msgspec.json.decode(answer, type=Accepted))
     if outlived:
-        await connection.execute(_forget_key, outlived)
+        connection.execute(_forget_key, outlived)
     return known
 
 
-async def _insert(connection: AsyncConnection, now: Millis, fresh: Sequence[NewEmail], new_id: NewId) -> None:
-    email_rows = []
-    delivery_rows = []
-    recipient_rows: list[dict[str, Any]] = []
-    event_rows: list[dict[str, Any]] = []
-    key_rows = []
-    for new in fresh:
-        email = new.email
-        content = _encode(email)
-        email_rows.append(
-            {
-                "id": email.id,
-                "project": email.project,
-                "created_at": now,
-                "from_email": email.sender.email,
-                "from_name": email.sender.name,
-                "subject": email.subject,
-                "tags": _encode(email.tags).decode(),
-                "reference": new.reference,
-                "stream": new.stream,
-                "message_id": email.message_id,
-                "content": content,
-            }
-        )
-        delivery = Delivery(
-            email_id=email.id,
-            project=email.project,
-            lane=new.lane,
-            status=Status.QUEUED,
-            due_at=now,
-            expires_at=now + new.expires_in * 1000,
-            expires_in=new.expires_in,
-            on_doubt=new.on_doubt,
-            attempt_timeout=new.attempt_timeout,
-            own_providers=new.own_providers,
-            size_bytes=len(content),
-        )
-        delivery_rows.append(delivery_row(delivery))
-        everybody = [("to", a) for a in email.to] + [("cc", a) for a in email.cc] + [("bcc", a) for a in email.bcc]
-        recipient_rows.extend(
-            {
-                "email_id": email.id,
-                "position": position,
-                "kind": kind,
-                "email": address.email,
-                "name": address.name,
-                "status": None,
-                "reason": None,
-            }
-            for position, (kind, address) in enumerate(everybody)
-        )
-        event_rows.extend(
-            event_row(Event(email_id=email.id, type=type_, at=now), new_id())
+def _insert(connection: sa.Connection, now: Millis, fresh: Sequence[NewEmail], new_id: NewId) -> None:
+    stored = [(new, _encode(new.email)) for new in fresh]
+    _insert_emails.run(connection, [_email_row(new, content, now) for new, content in stored])
+    _insert_deliveries.run(connection, [delivery_row(_delivery(new, len(content), now)) for new, content in stored])
+    _insert_recipients.run(connection, [row for new in fresh for row in _recipient_rows(new.email)])
+    _insert_events.run(
+        connection,
+        [
+            event_row(Event(email_id=new.email.id, type=type_, at=now), new_id())
+            for new in fresh
             for type_ in (EventType.CREATED, EventType.QUEUED)
-        )
-        if new.key is not None:
-            key_rows.append(
-                {
-                    "project": email.project,
-                    "key": new.key.value,
-                    "request_hash": new.key.request_hash,
-                    "answer": _encode(_accepted(new, now)).decode(),
-                    "created_at": now,
-                }
-            )
-    await connection.execute(_insert_email, email_rows)
-    await connection.execute(_insert_delivery, delivery_rows)
-    await connection.execute(_insert_recipient, recipient_rows)
-    await connection.execute(_insert_event, event_rows)
-    if key_rows:
-        # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
-        await connection.execute(_insert_key, sorted(key_rows, key=lambda row: (row["project"], row["key"])))
+        ],
+    )
+    # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
+    _insert_keys.run(connection, sorted(_key_row(new, new.key, now) for new in fresh if new.key is not None))
+
+
+def _email_row(new: NewEmail, content: bytes, now: Millis) -> Row:
+    e = new.email
+    tags = _encode(e.tags).decode()
+    return (
+        e.id, e.project, now, e.sender.email, e.sender.name, e.subject, tags, new.reference, new.stream, e.message_id,
+        content,
+    )  # fmt: skip
+
+
+def _delivery(new: NewEmail, size_bytes: int, now: Millis) -> Delivery:
+    return Delivery(
+        email_id=new.email.id,
+        project=new.email.project,
+        lane=new.lane,
+        status=Status.QUEUED,
+        due_at=now,
+        expires_at=now + new.expires_in * 1000,
+        expires_in=new.expires_in,
+        on_doubt=new.on_doubt,
+        attempt_timeout=new.attempt_timeout,
+        own_providers=new.own_providers,
+        size_bytes=size_bytes,
+    )
+
+
+def _recipient_rows(email: Email) -> list[Row]:
+    everybody = [("to", a) for a in email.to] + [("cc", a) for a in email.cc] + [("bcc", a) for a in email.bcc]
+    return [
+        (email.id, position, kind, address.email, address.name, None, None)
+        for position, (kind, address) in enumerate(everybody)
+    ]
+
+
+def _key_row(new: NewEmail, key: IdempotencyKey, now: Millis) -> Row:
+    return new.email.project, key.value, key.request_hash, _encode(_accepted(new, now)).decode(), now

@@ -5,12 +5,11 @@ A kind of database adds only how a write transaction begins, what time it is, an
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hes.errors import NotFound, StorageUnavailable, WrongState
 from hes.ids import NewId
@@ -35,7 +34,7 @@ from hes.storage.migrations import SCHEMA_VERSION
 from hes.storage.storage import Accepted, Leases, NewEmail, Recipient, Room, StoredEmail, Swept
 
 T = TypeVar("T")
-Work = Callable[[AsyncConnection, Millis], Awaitable[T]]
+Work = Callable[[sa.Connection, Millis], T]
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
@@ -102,7 +101,8 @@ class Database(Protocol):
     async def write(self, work: Work[T]) -> T:
         """Run the work in one write transaction, committed to disk on return; it is given the database's time.
 
-        Nothing of the work is cut off when the caller is cancelled. Raises StorageUnavailable, StorageBroken.
+        The work is a plain function: where it runs is the database's affair (SQLite: in a thread of its own, as a
+        whole). It is not cut off when the caller is cancelled. Raises StorageUnavailable, StorageBroken.
         """
         ...
 
@@ -131,8 +131,8 @@ class SqlStorage:
         return await self.accepts.submit(new)
 
     async def _accept_group(self, group: Sequence[NewEmail]) -> list[Accepted | Exception]:
-        async def work(connection: AsyncConnection, now: Millis) -> list[Accepted | Exception]:
-            return await accepting.write(connection, now, group, self._new_id)
+        def work(connection: sa.Connection, now: Millis) -> list[Accepted | Exception]:
+            return accepting.write(connection, now, group, self._new_id)
 
         return await self._database.write(work)
 
@@ -146,15 +146,15 @@ class SqlStorage:
 
         select_due = _select_due(tuple(sorted(hands)))
 
-        async def work(connection: AsyncConnection, now: Millis) -> Leases:
+        def work(connection: sa.Connection, now: Millis) -> Leases:
             while True:
                 bounds = {"now": now, "most": most + 1, "unreadable": sorted(self._unreadable)}
-                due = [delivery_of(row) for row in (await connection.execute(select_due, bounds)).mappings()]
+                due = [delivery_of(row) for row in connection.execute(select_due, bounds)]
                 chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
                 if chosen is None:
                     return Leases()
                 email_ids = [delivery.email_id for delivery, _ in chosen]
-                emails = await _contents(connection, email_ids)
+                emails = _contents(connection, email_ids)
                 if len(emails) == len(email_ids):
                     break
                 self._unreadable.update(set(email_ids) - emails.keys())
@@ -175,7 +175,7 @@ class SqlStorage:
                         deadline=deadline,
                     )
                 )
-            await ledger.write(connection, self._new_id)
+            ledger.write(connection, self._new_id)
             return Leases(tuple(items), more=bool(items) and len(due) > len(items))
 
         return await self._database.write(work)
@@ -183,8 +183,8 @@ class SqlStorage:
     # --- what became of it ---------------------------------------------------------------------------------------
 
     async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
-        async def work(connection: AsyncConnection, now: Millis) -> list[AttemptId]:
-            ledger = await load(connection, (e.email_id for e in ended))
+        def work(connection: sa.Connection, now: Millis) -> list[AttemptId]:
+            ledger = load(connection, (e.email_id for e in ended))
             lost = []
             for one in ended:
                 case = ledger.case(one.email_id)
@@ -193,18 +193,18 @@ class SqlStorage:
                 if not holds_lease(case, one):
                     lost.append(one.attempt_id)
                 ledger.change(self._policy.settle(case, one, now))
-            await ledger.write(connection, self._new_id)
+            ledger.write(connection, self._new_id)
             return lost
 
         return await self._database.write(work)
 
     async def evidence(self, proofs: Sequence[Evidence]) -> None:
-        async def work(connection: AsyncConnection, now: Millis) -> None:
-            ledger = await load(connection, (p.email_id for p in proofs))
+        def work(connection: sa.Connection, now: Millis) -> None:
+            ledger = load(connection, (p.email_id for p in proofs))
             for proof in proofs:
                 if (case := ledger.case(proof.email_id)) is not None:
                     ledger.change(self._policy.evidence(case, proof, now))
-            await ledger.write(connection, self._new_id)
+            ledger.write(connection, self._new_id)
 
         await self._database.write(work)
 
@@ -220,17 +220,17 @@ class SqlStorage:
         return count
 
     async def _sweep(self, select_leased: sa.Select[Any]) -> Swept:
-        async def work(connection: AsyncConnection, now: Millis) -> Swept:
-            lapsed = (await connection.execute(select_leased, {"now": now})).scalars().all()
-            expired = (await connection.execute(_select_expired, {"now": now})).scalars().all()
-            ledger = await load(connection, (EmailId(i) for i in (*lapsed, *expired)))
+        def work(connection: sa.Connection, now: Millis) -> Swept:
+            lapsed = connection.execute(select_leased, {"now": now}).scalars().all()
+            expired = connection.execute(_select_expired, {"now": now}).scalars().all()
+            ledger = load(connection, (EmailId(i) for i in (*lapsed, *expired)))
             for email_id in lapsed:
                 if (case := ledger.case(EmailId(email_id))) is not None and case.delivery.status is Status.SENDING:
                     ledger.change(self._policy.lapse(case, now))
             for email_id in expired:
                 if (case := ledger.case(EmailId(email_id))) is not None:
                     ledger.change(self._policy.expire(case, now))
-            await ledger.write(connection, self._new_id)
+            ledger.write(connection, self._new_id)
             return Swept(len(lapsed), len(expired), more=BATCH in (len(lapsed), len(expired)))
 
         return await self._database.write(work)
@@ -256,30 +256,30 @@ class SqlStorage:
         *,
         needs_content: bool = False,
     ) -> None:
-        async def work(connection: AsyncConnection, now: Millis) -> None:
-            ledger = await load(connection, [email_id])
+        def work(connection: sa.Connection, now: Millis) -> None:
+            ledger = load(connection, [email_id])
             case = ledger.case(email_id)
             if case is None or case.delivery.project != project:
                 raise not_found(email_id)
-            if needs_content and not await _contents(connection, [email_id]):
+            if needs_content and not _contents(connection, [email_id]):
                 raise WrongState("the content of this email was erased, so it can't be sent again")
             ledger.change(decide(case, now))
-            await ledger.write(connection, self._new_id)
+            ledger.write(connection, self._new_id)
 
         await self._database.write(work)
 
     # --- reading and housekeeping --------------------------------------------------------------------------------
 
     async def read(self, project: str, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
-        async def work(connection: AsyncConnection, _now: Millis) -> StoredEmail:
+        def work(connection: sa.Connection, _now: Millis) -> StoredEmail:
             of_email = {"email_id": email_id}
-            email = (await connection.execute(_select_email, of_email)).mappings().one_or_none()
+            email = connection.execute(_select_email, of_email).mappings().one_or_none()
             if email is None or email["project"] != project:
                 raise not_found(email_id)
-            delivery = (await connection.execute(_select_delivery, of_email)).mappings().one()
-            recipients = (await connection.execute(_select_recipients, of_email)).mappings()
-            attempts = (await connection.execute(_select_attempts, of_email)).mappings()
-            events = (await connection.execute(_select_events, of_email)).mappings()
+            delivery = connection.execute(_select_delivery, of_email).one()
+            recipients = connection.execute(_select_recipients, of_email).mappings()
+            attempts = connection.execute(_select_attempts, of_email)
+            events = connection.execute(_select_events, of_email)
             content = email["content"] if with_content else None
             return StoredEmail(
                 delivery=delivery_of(delivery),
@@ -292,24 +292,24 @@ class SqlStorage:
                 email=_decode_email(content) if content is not None else None,
                 recipients=tuple(_recipient(row) for row in recipients),
                 attempts=tuple(attempt_of(row) for row in attempts),
-                events=tuple((row["id"], event_of(row)) for row in events),
+                events=tuple(event_of(row) for row in events),
             )
 
         return await self._database.read(work)
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
-        async def work(connection: AsyncConnection, now: Millis) -> None:
+        def work(connection: sa.Connection, now: Millis) -> None:
             kept = tables.outbox.c.attempt_id == attempt_id
-            if (await connection.execute(sa.select(tables.outbox.c.email_id).where(kept))).first() is None:
+            if connection.execute(sa.select(tables.outbox.c.email_id).where(kept)).first() is None:
                 row = {"attempt_id": attempt_id, "email_id": email_id, "kept_at": now, "mime": mime}
-                await connection.execute(sa.insert(tables.outbox), row)
+                connection.execute(sa.insert(tables.outbox), row)
 
         await self._database.write(work)
 
     async def prune(self) -> int:
         keys = tables.idempotency.c
 
-        async def work(connection: AsyncConnection, now: Millis) -> int:
+        def work(connection: sa.Connection, now: Millis) -> int:
             outlived = (
                 sa.select(keys.project, keys.key)
                 .where(keys.created_at <= now - accepting.KEY_LIFETIME_MS)
@@ -317,13 +317,13 @@ class SqlStorage:
                 .limit(BATCH)
             )
             gone = sa.delete(tables.idempotency).where(sa.tuple_(keys.project, keys.key).in_(outlived))
-            return (await connection.execute(gone)).rowcount
+            return connection.execute(gone).rowcount
 
         return await self._database.write(work)
 
     async def check(self) -> None:
-        async def work(connection: AsyncConnection, _now: Millis) -> object:
-            return (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+        def work(connection: sa.Connection, _now: Millis) -> object:
+            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
         version = await self._database.read(work)
         if version != SCHEMA_VERSION:
@@ -349,12 +349,12 @@ def not_found(email_id: str) -> NotFound:
     return NotFound(detail)
 
 
-async def _contents(connection: AsyncConnection, email_ids: Sequence[EmailId]) -> dict[EmailId, Email]:
+def _contents(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[EmailId, Email]:
     """The emails that can be read. One that can't be stays where it is and is told: it must not stop the others."""
     emails: dict[EmailId, Email] = {}
     if not email_ids:
         return emails
-    for email_id, content in await connection.execute(_select_content, {"email_ids": list(email_ids)}):
+    for email_id, content in connection.execute(_select_content, {"email_ids": list(email_ids)}):
         try:
             emails[email_id] = _decode_email(content)
         except msgspec.MsgspecError:

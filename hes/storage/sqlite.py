@@ -13,18 +13,19 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import anyio
+import anyio.to_thread
 import sqlalchemy as sa
 from alembic.util import CommandError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from hes.errors import ConfigError, StorageBroken, StorageUnavailable
+from hes.errors import ConfigError, StorageBroken, StorageError, StorageUnavailable
 from hes.ids import NewId
 from hes.model import Clock
 from hes.policy import Policy
@@ -95,7 +96,11 @@ def sync_engine(path: Path) -> sa.Engine:
     """For migrations only. They run in one transaction, data definitions included."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigError(f"HES_DATABASE_URL: this Python has SQLite {sqlite3.sqlite_version}, HES needs 3.40 or newer")
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        # One is made for each kind of batch and number of rows in it; the driver's default of 128 is soon used up.
+        connect_args={"cached_statements": 2000, "check_same_thread": False},
+    )
     _begin_with(engine, "BEGIN IMMEDIATE")
     return engine
 
@@ -106,47 +111,50 @@ class SqliteDatabase:
     def __init__(self, path: Path, clock: Clock) -> None:
         url = sa.URL.create("sqlite+aiosqlite", database=str(path))
         self._clock = clock
-        self._write_engine = create_async_engine(url, pool_size=1, max_overflow=0)
-        self._read_engine = create_async_engine(url, pool_size=READERS, max_overflow=0)
-        _begin_with(self._write_engine.sync_engine, "BEGIN IMMEDIATE")
-        _begin_with(self._read_engine.sync_engine, "BEGIN")
-        self._lock = anyio.Lock()
+        self._writer = sync_engine(path)
+        self._reader = create_async_engine(url, pool_size=READERS, max_overflow=0)
+        _begin_with(self._reader.sync_engine, "BEGIN")
+        self._one_writer = anyio.CapacityLimiter(1)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
-            await self._write_engine.dispose()
-            await self._read_engine.dispose()
+            self._writer.dispose()
+            await self._reader.dispose()
 
     async def write(self, work: Work[T]) -> T:
-        async with self._lock:
-            # Once begun it runs to its end: a caller who goes away must not leave a transaction half done.
-            return await _to_its_end(self._run(self._write_engine, work))
+        # A whole transaction in one go in a thread: through aiosqlite it would be some forty hops between two threads,
+        # which cost more than SQLite itself does.
+        return await anyio.to_thread.run_sync(self._write, work, limiter=self._one_writer)
+
+    def _write(self, work: Work[T]) -> T:
+        with _translated(), self._writer.begin() as connection:
+            return work(connection, self._clock())
 
     async def read(self, work: Work[T]) -> T:
-        return await _to_its_end(self._run(self._read_engine, work))
-
-    async def _run(self, engine: AsyncEngine, work: Work[T]) -> T:
-        try:
-            async with engine.begin() as connection:
-                return await work(connection, self._clock())
-        except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
-            raise _translated(error) from error
-        except sa.exc.TimeoutError as error:
-            raise StorageUnavailable("all connections to the database are busy") from error
+        result: T
+        with _translated(), anyio.CancelScope(shield=True):
+            async with self._reader.begin() as connection:
+                result = await connection.run_sync(work, self._clock())
+        return result
 
 
-async def _to_its_end(running: Coroutine[Any, Any, T]) -> T:
-    """Not cut off when the caller is cancelled."""
-    result: T
-    with anyio.CancelScope(shield=True):
-        result = await running
-    return result
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The database's errors as ours."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if (meaning := _meaning(error)) is None:
+            raise
+        raise meaning from error
+    except sa.exc.TimeoutError as error:
+        raise StorageUnavailable("all connections to the database are busy") from error
 
 
-def _translated(error: sa.exc.DBAPIError) -> Exception:
+def _meaning(error: sa.exc.DBAPIError) -> StorageError | None:
     """What an error of SQLite means for us (sqlite.org/rescode.html)."""
     name: str = getattr(error.orig, "sqlite_errorname", "")
     if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
@@ -156,7 +164,7 @@ def _translated(error: sa.exc.DBAPIError) -> Exception:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
         meaning = {"SQLITE_FULL": "the disk is full", "SQLITE_BUSY": "another program holds the database"}
         return StorageUnavailable(meaning.get(name, f"the database can't be used now ({name})"))
-    return error
+    return None
 
 
 def _begin_with(engine: sa.Engine, statement: str) -> None:

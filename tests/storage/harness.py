@@ -14,7 +14,6 @@ import anyio
 import pytest
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hes.ids import NewId, id_maker
 from hes.model import (
@@ -201,8 +200,8 @@ class Kind(Struct, frozen=True, kw_only=True):
 async def run(storage: SqlStorage, statement: sa.Executable) -> sa.CursorResult[Any]:
     """One statement in a write transaction of the storage's own."""
 
-    async def work(connection: AsyncConnection, _now: int) -> Any:
-        return await connection.execute(statement)
+    def work(connection: sa.Connection, _now: int) -> Any:
+        return connection.execute(statement)
 
     result: sa.CursorResult[Any] = await storage._database.write(work)
     return result
@@ -272,9 +271,9 @@ async def _sqlite_away(storage: SqlStorage, folder: Path) -> AsyncIterator[None]
 
 
 async def _sql_kept(storage: SqlStorage, attempt_id: AttemptId) -> bytes | None:
-    async def work(connection: AsyncConnection, _now: int) -> Any:
+    def work(connection: sa.Connection, _now: int) -> Any:
         kept = sa.select(tables.outbox.c.mime).where(tables.outbox.c.attempt_id == attempt_id)
-        return (await connection.execute(kept)).scalar_one_or_none()
+        return connection.execute(kept).scalar_one_or_none()
 
     mime: bytes | None = await storage._database.read(work)
     return mime
