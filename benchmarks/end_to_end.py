@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 KEY = "benchmark-key-of-more-than-32-characters"
 IDLE_EMAILS, IDLE_PAUSE_MS = 60, 50
 PATIENCE_SECONDS = 60
+LOAD_SECONDS = 600
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -100,7 +101,14 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
 def load(url: str, emails: int, connections: int, pause_ms: float = 0) -> Result:
     command = [sys.executable, "-m", "benchmarks.load", url, "--emails", str(emails)]
     command += ["--connections", str(connections), "--pause-ms", str(pause_ms)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"HES_API_KEY": KEY}, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"HES_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=LOAD_SECONDS,
+    )
     return msgspec.json.decode(done.stdout, type=Result)
 
 

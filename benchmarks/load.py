@@ -5,7 +5,6 @@ Prints one `Result` as JSON. Raw sockets, so that the load costs little beside w
 
 import argparse
 import asyncio
-import itertools
 import os
 import re
 import time
@@ -43,7 +42,7 @@ def body(number: int) -> bytes:
     """1.3 kB of JSON, a shop's mail with text and HTML."""
     steps = ("Packed", "Handed to the carrier", "On its way", "Out for delivery")
     rows = "".join(f"<tr><td>{step}</td><td style='padding:4px 12px;color:#567'>step</td></tr>" for step in steps)
-    text = "Good morning,\n\nyour parcel left our house today and will be with you in two days.\n" * 3
+    text = "Good morning,\n\nyour parcel left our house today and will be with you in two days.\n" * 4
     return msgspec.json.encode(
         {
             "from": {"email": "orders@shop.example.com", "name": "The Shop"},
@@ -80,7 +79,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         head, end, content = self._buffer.partition(b"\r\n\r\n")
-        if not end or len(content) < int((LENGTH.search(head) or ["", 0])[1]):
+        length = LENGTH.search(head)
+        if not end or len(content) < (int(length[1]) if length else 0):
             return
         self._buffer = b""
         if head.startswith(b"HTTP/1.1 202 "):
@@ -109,7 +109,7 @@ def requests(url: str, count: int) -> Iterator[bytes]:
         f"POST /v1/emails HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Bearer {key}\r\n"
         "Content-Type: application/json\r\nContent-Length: "
     ).encode()
-    for number in itertools.islice(itertools.count(), count):
+    for number in range(count):
         content = body(number)
         yield b"%s%d\r\n\r\n%s" % (head, len(content), content)
 

@@ -5,6 +5,7 @@ where a task group inside the web framework would leave a server that accepts an
 """
 
 import errno
+import gc
 import logging
 import random
 import signal
@@ -53,6 +54,7 @@ async def serve(settings: Settings, *, clock: Clock = now) -> None:
 
     Raises ConfigError, and what an actor or the storage died of: then the process must end, and not with 0.
     """
+    _calm_the_garbage_collector()
     rng = random.SystemRandom()
     new_id = id_maker(clock, random.Random())
     for name in settings.without_effect():
@@ -80,6 +82,15 @@ async def serve(settings: Settings, *, clock: Clock = now) -> None:
         if grace.cancelled_caught:
             _log.error("%d calls were in flight when the grace period ended; they are in doubt", mailer.in_flight)
         tasks.cancel_scope.cancel()
+
+
+def _calm_the_garbage_collector() -> None:
+    """Look for cycles less often.
+
+    What was imported stays for good, and a request's objects go by themselves: an eighth of the CPU went into this.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _stop(
@@ -125,6 +136,7 @@ def _uvicorn_config(web: Litestar, settings: Settings) -> uvicorn.Config:
         web,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nobody's X-Forwarded-* is believed
         lifespan="on",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

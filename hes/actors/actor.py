@@ -37,9 +37,9 @@ class Mailbox(Generic[Message]):
         """The next message. Raises anyio.EndOfStream once it is closed and empty."""
         try:
             return await self._receive.receive()
-        except anyio.EndOfStream:
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._receive.close()
-            raise
+            raise anyio.EndOfStream from None
 
     def ready(self, most: int) -> list[Message]:
         """What is there already."""

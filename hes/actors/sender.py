@@ -79,18 +79,23 @@ class Sender:
         self._mailbox.close()
 
     async def run(self) -> None:
+        """Ends when it was stopped and the calls in flight have ended."""
         for leased in list(self._begun.values()):  # cut off when the last run crashed
             self._tell(leased, Answer(outcome=Outcome.IN_DOUBT, detail="HES crashed in the middle of the call"))
         async with anyio.create_task_group() as hands:
-            while True:
-                try:
-                    leased = await self._mailbox.receive()
-                except anyio.EndOfStream:
-                    return
-                hands.start_soon(self._send, leased)
+            for _ in range(self._hands):
+                hands.start_soon(self._hand)
+
+    async def _hand(self) -> None:
+        while True:
+            try:
+                leased = await self._mailbox.receive()
+            except anyio.EndOfStream:
+                return
+            await self._send(leased)
 
     async def _send(self, leased: Leased) -> None:
-        """One hand at work. Must not raise: it shares a task group with its neighbours."""
+        """One call. Must not raise: the hands share a task group."""
         if self._is_stopping:
             self._tell(leased, None, "HES is stopping")
             return

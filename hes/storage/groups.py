@@ -1,11 +1,12 @@
 """Group commit: whatever arrives while one transaction runs goes into the next one, together."""
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import anyio
 
-from hes.errors import StorageBroken, StorageError, StorageUnavailable
+from hes.errors import StorageBroken, StorageUnavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,13 +16,13 @@ Write = Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
 Raises: then nothing of it was written."""
 
 
-class _Entry(Generic[Item, Result]):
-    __slots__ = ("done", "item", "result")
+class _Group(Generic[Item, Result]):
+    """Items that go into one transaction, and what became of each."""
 
-    def __init__(self, item: Item) -> None:
-        self.item = item
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.results: Sequence[Result | Exception] = ()
         self.done = anyio.Event()
-        self.result: Result | Exception = StorageUnavailable("not written yet")
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -35,7 +36,7 @@ class GroupCommit(Generic[Item, Result]):
         self._write = write
         self._limit = limit
         self._queue_limit = queue_limit
-        self._waiting: list[_Entry[Item, Result]] = []
+        self._waiting: deque[_Group[Item, Result]] = deque()
         self._arrived = anyio.Event()
         self._has_ended = False
 
@@ -46,15 +47,21 @@ class GroupCommit(Generic[Item, Result]):
         """
         if self._has_ended:
             raise StorageUnavailable("the storage is closed")
-        if len(self._waiting) >= self._queue_limit:
+        if sum(len(group.items) for group in self._waiting) >= self._queue_limit:
             raise StorageUnavailable("more requests are waiting to be written than the storage keeps up with")
-        entry = _Entry[Item, Result](item)
-        self._waiting.append(entry)
+        if not self._waiting or len(self._waiting[-1].items) >= self._limit:
+            self._waiting.append(_Group())
+        group = self._waiting[-1]
+        place = len(group.items)
+        group.items.append(item)
         self._arrived.set()
-        await entry.done.wait()
-        if isinstance(entry.result, Exception):
-            raise entry.result
-        return entry.result
+        await group.done.wait()
+        if not group.results:
+            raise StorageUnavailable("the storage was closed before this was written")
+        result = group.results[place]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     async def run(self) -> None:
         """Write group after group, for ever. Leaves with StorageBroken, which must end the process.
@@ -66,31 +73,27 @@ class GroupCommit(Generic[Item, Result]):
                 if not self._waiting:
                     self._arrived = anyio.Event()
                     await self._arrived.wait()
-                group, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+                group = self._waiting.popleft()
                 try:
-                    await self._commit(group)
+                    group.results = await self._commit(group.items)
+                except StorageBroken as error:
+                    group.results = [error] * len(group.items)
+                    raise
                 finally:
-                    for entry in group:
-                        entry.done.set()
+                    group.done.set()
         finally:
             self._has_ended = True
-            for entry in self._waiting:
-                entry.done.set()
+            for group in self._waiting:
+                group.done.set()
 
-    async def _commit(self, group: list[_Entry[Item, Result]]) -> None:
+    async def _commit(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         try:
-            results = await self._write([entry.item for entry in group])
-        except StorageError as error:
-            for entry in group:
-                entry.result = error
-            if isinstance(error, StorageBroken):
-                raise
+            return await self._write(items)
+        except StorageBroken:
+            raise  # to end the process
+        except StorageUnavailable as error:
+            return [error] * len(items)
         except Exception as error:  # noqa: BLE001 (whatever one row does to its group, its neighbours must not suffer)
-            if len(group) == 1:
-                group[0].result = error
-                return
-            for entry in group:
-                await self._commit([entry])
-        else:
-            for entry, result in zip(group, results, strict=True):
-                entry.result = result
+            if len(items) == 1:
+                return [error]
+            return [result for item in items for result in await self._commit([item])]

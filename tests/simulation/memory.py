@@ -112,7 +112,8 @@ class MemoryStorage:
                 if d.status in (Status.QUEUED, Status.SCHEDULED) and d.due_at <= now and d.expires_at > now
             ),
             key=lambda d: d.due_at,
-        )[: sum(hands.values()) + 1]
+        )
+        due = [d for d in due if self._policy.choose(d, hands) is not None][: sum(hands.values()) + 1]
         chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
         items = []
         for delivery, provider in chosen or ():
@@ -160,7 +161,7 @@ class MemoryStorage:
             if (change := self._policy.expire(self.cases[case.delivery.email_id], now)) is not None and expired < BATCH:
                 self._apply(change)
                 expired += 1
-        return Swept(len(lapsed[:BATCH]), expired, more=BATCH in (len(lapsed), expired))
+        return Swept(len(lapsed[:BATCH]), expired, more=BATCH in (len(lapsed[:BATCH]), expired))
 
     async def cancel(self, project: str, email_id: EmailId) -> None:
         self._decide(project, email_id, self._policy.cancel)

@@ -288,12 +288,3 @@ KINDS = {
 _SQL_KINDS = {name: kind for name, kind in KINDS.items() if kind.is_sql}
 only_sql = pytest.mark.parametrize("kind", list(_SQL_KINDS.values()), ids=list(_SQL_KINDS), indirect=True)
 """For what only a database can come to, such as content that was erased."""
-
-
-def not_yet(kind: str, why: str) -> pytest.MarkDecorator:
-    """For what that kind is known to do wrong; strict, so that the mark must go once it is mended."""
-    params = [
-        pytest.param(each, id=name, marks=pytest.mark.xfail(reason=why, strict=True) if name == kind else ())
-        for name, each in KINDS.items()
-    ]
-    return pytest.mark.parametrize("kind", params, indirect=True)

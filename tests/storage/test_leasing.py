@@ -6,9 +6,7 @@ import pytest
 from hes.errors import NotFound
 from hes.model import Attempt, EmailId, Leased, OnDoubt, Outcome, Status
 from hes.storage.storage import Leases, Room, Storage
-from tests.storage.harness import AMPLE, LEASE_SECONDS, NOW, Bench, not_yet, rooms, told
-
-looks_only_at_the_first = not_yet("memory", "MemoryStorage.lease looks at the first few that are due only")
+from tests.storage.harness import AMPLE, LEASE_SECONDS, NOW, Bench, rooms, told
 
 
 async def size_of(bench: Bench, email_id: EmailId) -> int:
@@ -238,7 +236,6 @@ async def test_the_second_provider_is_told_of_as_failed_over(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("count", [2, 7])
-@looks_only_at_the_first
 async def test_what_nobody_can_take_now_hides_nothing_behind_it(bench: Bench, count: int) -> None:
     """However many wait for a busy provider: the others' hands do not stand idle."""
     for _ in range(count):
@@ -248,7 +245,6 @@ async def test_what_nobody_can_take_now_hides_nothing_behind_it(bench: Bench, co
     assert ids(await bench.give_out(rooms(a=1, b=0))) == [behind]
 
 
-@looks_only_at_the_first
 async def test_what_was_tried_elsewhere_hides_nothing_behind_it(bench: Bench) -> None:
     for _ in range(4):
         await bench.settle(await bench.leased("a"), Outcome.UNAVAILABLE)  # they wait for b now

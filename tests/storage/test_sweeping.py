@@ -4,7 +4,7 @@ import pytest
 
 from hes.model import Decision, Leased, OnDoubt, Outcome, Reason, Status
 from hes.storage.storage import Leases, Swept
-from tests.storage.harness import LEASE_SECONDS, Bench, not_yet, rooms, told
+from tests.storage.harness import LEASE_SECONDS, Bench, rooms, told
 
 
 async def lapse_three_times(bench: Bench, on_doubt: OnDoubt) -> Leased:
@@ -204,7 +204,6 @@ async def test_one_sweep_does_both(bench: Bench) -> None:
     assert await bench.status(email_id) == (Status.FAILED, Reason.EXPIRED)
 
 
-@not_yet("memory", "MemoryStorage.sweep counts what it did not sweep")
 async def test_at_most_500_leases_lapse_at_a_time(bench: Bench) -> None:
     await bench.accept_many(501, on_doubt=OnDoubt.HOLD)
     await bench.give_out(rooms(a=501))
