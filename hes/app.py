@@ -121,6 +121,7 @@ async def open_storage(
     """The storage that `HES_DATABASE_URL` names. One line per kind."""
     rules = Rules(
         providers=tuple(provider.name for provider in settings.providers),
+        weights={provider.name: provider.weight for provider in settings.providers},
         lease_seconds=settings.lease_seconds,
         retry_base_seconds=settings.retry_base_seconds,
         retry_cap_seconds=settings.retry_cap_seconds,

@@ -21,7 +21,7 @@ from hes.provider_settings import Secret
 _SECRET_KEY = re.compile(
     r"authorization|cookie|passw|secret|credential|api_?key|(bootstrap|access|private)_key$|token$"
 )
-_TALKATIVE = ("aiosqlite", "sqlalchemy", "asyncpg", "aiohttp", "asyncio", "hpack")
+_TALKATIVE = ("aiosqlite", "sqlalchemy", "alembic", "asyncpg", "aiohttp", "asyncio", "hpack", "uvicorn")
 
 _ON_ALL: list[Processor] = [
     structlog.contextvars.merge_contextvars,

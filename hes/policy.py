@@ -34,6 +34,7 @@ from hes.model import (
     Resolution,
     Status,
 )
+from hes.rotation import Rotation
 from hes.transitions import Cause, allows, move
 
 WENT_OUT = frozenset({Status.SENT, Status.DELIVERED, Status.BOUNCED, Status.COMPLAINED})
@@ -78,6 +79,8 @@ class Rules(Struct, frozen=True, kw_only=True):
 
     providers: tuple[str, ...]
     """Names of all configured providers, in the order of the configuration."""
+    weights: Mapping[str, float] = {}
+    """Shares of the traffic; 1 for who is not named."""
     lease_seconds: float = 30
     retry_base_seconds: float = 1
     retry_cap_seconds: float = 600
@@ -86,11 +89,12 @@ class Rules(Struct, frozen=True, kw_only=True):
 
 
 class Policy:
-    """All decisions. Randomness is passed in, for the jitter of the backoff."""
+    """All decisions. Randomness is passed in, for the jitter of the backoff; whose turn it is, is remembered."""
 
     def __init__(self, rules: Rules, rng: random.Random) -> None:
         self.rules = rules
         self._rng = rng
+        self._rotation = Rotation(rules.weights)
 
     # --- who may take it -----------------------------------------------------------------------------------------
 
@@ -99,30 +103,26 @@ class Policy:
         names = delivery.own_providers or self.rules.providers
         return [n for n in names if n in self.rules.providers and n not in delivery.declined_by]
 
-    def choose(self, delivery: Delivery, rooms: Mapping[str, int]) -> str | None:
-        """The provider with a free hand that is to take it now; None: it waits.
-
-        Whoever was not tried in this round goes first; the caller's own order counts, else the freest hands.
-        """
-        free = [n for n in self.usable(delivery) if n not in delivery.tried and rooms.get(n, 0) > 0]
-        if not free or delivery.own_providers:
-            return free[0] if free else None
-        return max(free, key=lambda name: rooms[name])
+    def takers(self, delivery: Delivery, rooms: Mapping[str, int]) -> list[str]:
+        """Providers with a free hand that may take it now. Who was tried in this round waits for the next."""
+        return [n for n in self.usable(delivery) if n not in delivery.tried and rooms.get(n, 0) > 0]
 
     def give_out(
         self, due: Sequence[Delivery], rooms: Mapping[str, int], size_budget: int, *, is_idle: bool
     ) -> list[tuple[Delivery, str]] | None:
         """Which of the due deliveries go into whose free hands, in their order.
 
+        The caller's own list is an order of preference; else the providers take turns by their weights.
         None: a suspect is due, one that was in flight at all crashes but the last that is allowed. It is given out
         alone, only while nothing else is in flight (`is_idle`), so nothing may be given out now.
         """
         hands = dict(rooms)
         chosen: list[tuple[Delivery, str]] = []
         for delivery in due:
-            provider = self.choose(delivery, hands)
-            if provider is None:
+            takers = self.takers(delivery, hands)
+            if not takers:
                 continue
+            provider = takers[0] if delivery.own_providers else self._rotation.pick(takers)
             if delivery.lapses >= POISON_LAPSES - 1:
                 return [(delivery, provider)] if is_idle else None
             if delivery.size_bytes > size_budget and not (is_idle and not chosen):

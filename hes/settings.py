@@ -58,7 +58,6 @@ NOT_BUILT_YET = {
     "HES_METRICS": "there are no metrics",
     "OTEL_*": "there is no telemetry",
     "routes": "all streams use all providers",
-    "weight": "providers are taken by their free hands",
     "rate_per_second": "only max_in_flight limits a provider",
     "daily_quota": "nothing counts a quota",
     "webhook_secret": "no events are read",

@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "log": "provider_settings.Secret",  # to mask it
     "transitions": "model",  # the table that policy decides by
     "timeline": "model",
-    "policy": "errors model timeline transitions",  # pure decisions: with I/O in it the whole picture loses its centre
+    "rotation": "",
+    # Pure decisions: with I/O in it the whole picture loses its centre.
+    "policy": "errors model rotation timeline transitions",
     "providers": "errors mime model provider_settings",  # nothing of gates, retries, storage
     "storage": "errors ids model policy",  # policy, since claiming and settling decide inside the transaction
     "actors": f"errors ids model policy provider_settings settings telemetry {KINDLESS}",

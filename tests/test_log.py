@@ -65,7 +65,7 @@ def test_json_unless_on_a_terminal(out: io.StringIO, monkeypatch: pytest.MonkeyP
 def test_below_the_level_nothing_is_logged(out: io.StringIO) -> None:
     configure("warning", "json", out)
     get_logger("hes").info("quiet")
-    logging.getLogger("alembic").info("quiet")
+    logging.getLogger("litestar").info("quiet")
     get_logger("hes").warning("loud")
     assert [line["event"] for line in lines(out)] == ["loud"]
 
@@ -94,7 +94,7 @@ def test_no_access_log_and_no_sql_even_at_debug(out: io.StringIO) -> None:
     assert out.getvalue() == ""
 
 
-@pytest.mark.parametrize("log", [get_logger("hes"), logging.getLogger("alembic")])
+@pytest.mark.parametrize("log", [get_logger("hes"), logging.getLogger("litestar")])
 def test_a_traceback_is_one_field(out: io.StringIO, log: Any) -> None:
     configure("info", "json", out)
     log.error("broken", exc_info=failure(NASTY))
@@ -104,7 +104,7 @@ def test_a_traceback_is_one_field(out: io.StringIO, log: Any) -> None:
 
 
 @pytest.mark.parametrize("format_", ["json", "console"])
-@pytest.mark.parametrize("log", [get_logger("hes"), logging.getLogger("alembic")])
+@pytest.mark.parametrize("log", [get_logger("hes"), logging.getLogger("litestar")])
 def test_no_value_forges_a_line_or_moves_the_cursor(out: io.StringIO, format_: str, log: Any) -> None:
     configure("info", format_, out)
     log.info(NASTY)
@@ -151,6 +151,6 @@ def test_harmless_values_are_shown(out: io.StringIO) -> None:
 def test_bound_context_is_on_every_line(out: io.StringIO) -> None:
     configure("info", "json", out)
     structlog.contextvars.bind_contextvars(request_id="r1")
-    logging.getLogger("alembic").info("there")
+    logging.getLogger("litestar").info("there")
     get_logger("hes").info("here")
     assert [line["request_id"] for line in lines(out)] == ["r1", "r1"]

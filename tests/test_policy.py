@@ -111,20 +111,28 @@ def test_a_lease_names_the_attempt_and_ends_by_the_storages_clock() -> None:
     assert types(change) == [EventType.ATTEMPT]
 
 
-def test_the_freest_hands_take_it() -> None:
-    assert policy().choose(delivery(), {"a": 1, "b": 2}) == "b"
+def test_providers_take_turns_by_their_weights() -> None:
+    weighted = Policy(Rules(providers=("a", "b"), weights={"a": 3}), Latest(1))
+    due = [delivery(email_id=EmailId(str(n))) for n in range(8)]
+    chosen = weighted.give_out(due, {"a": 99, "b": 99}, 10**9, is_idle=True)
+    assert "".join(provider for _, provider in chosen or ()) == "aabaaaba"
 
 
 def test_the_callers_list_restricts_and_orders() -> None:
     own = delivery(own_providers=("b", "a"))
-    assert policy("a", "b", "c").choose(own, {"a": 9, "b": 1, "c": 9}) == "b"
-    assert policy("a", "b", "c").choose(own, {"a": 9, "c": 9}) == "a"
-    assert policy("a", "b", "c").choose(own, {"c": 9}) is None
+    assert policy("a", "b", "c").takers(own, {"a": 9, "b": 1, "c": 9}) == ["b", "a"]
+    assert policy("a", "b", "c").takers(own, {"a": 9, "c": 9}) == ["a"]
+    assert policy("a", "b", "c").takers(own, {"c": 9}) == []
+    assert policy("a", "b", "c").give_out([own] * 3, {"a": 9, "b": 2, "c": 9}, 10**9, is_idle=True) == [
+        (own, "b"),
+        (own, "b"),
+        (own, "a"),
+    ]
 
 
 def test_who_was_tried_in_this_round_is_not_asked_again() -> None:
-    assert policy().choose(delivery(tried=("b",)), {"a": 1, "b": 2}) == "a"
-    assert policy().choose(delivery(tried=("b",)), {"b": 2}) is None
+    assert policy().takers(delivery(tried=("b",)), {"a": 1, "b": 2}) == ["a"]
+    assert policy().takers(delivery(tried=("b",)), {"b": 2}) == []
 
 
 def test_who_declined_is_never_asked_again() -> None:
@@ -196,7 +204,7 @@ def test_declined_by_all_usable_fails() -> None:
 def test_trouble_of_a_provider_goes_to_another_one_at_once(outcome: Outcome) -> None:
     change = settle(policy(), leased(policy()), outcome)
     assert (change.delivery.status, change.delivery.due_at, change.delivery.round) == (Status.QUEUED, NOW + 5, 0)
-    assert policy().choose(change.delivery, {"a": 9, "b": 1}) == "b"
+    assert policy().takers(change.delivery, {"a": 9, "b": 1}) == ["b"]
     assert only(change, EventType.QUEUED).data["outcome"] == outcome
 
 
@@ -260,14 +268,14 @@ def test_in_doubt_under_resend_is_told_and_goes_to_another_provider() -> None:
     assert only(change, EventType.IN_DOUBT).provider == "a"
     assert only(change, EventType.QUEUED).data["why"] == "on_doubt is resend"
     assert (change.delivery.status, change.delivery.due_at) == (Status.QUEUED, NOW + 5)
-    assert policy().choose(change.delivery, {"a": 9, "b": 1}) == "b"
+    assert policy().takers(change.delivery, {"a": 9, "b": 1}) == ["b"]
 
 
 def test_in_doubt_with_no_other_provider_backs_off_and_takes_the_same() -> None:
     alone = policy("a")
     change = settle(alone, leased(alone), Outcome.IN_DOUBT)
     assert change.delivery.due_at == NOW + 5 + 1000
-    assert alone.choose(change.delivery, {"a": 1}) == "a"
+    assert alone.takers(change.delivery, {"a": 1}) == ["a"]
 
 
 def test_in_doubt_under_hold_is_held() -> None:

@@ -126,7 +126,7 @@ class Storage(Protocol):
 
         Never more for a provider than its hands, nor content of more than `size_budget` bytes together (but one
         always, if `is_idle`: nothing is in flight in this process). Who takes what is decided by
-        `Policy.choose`; what nobody can take now stays untouched. What has expired is not leased.
+        `Policy.give_out`; what nobody can take now stays untouched. What has expired is not leased.
         A delivery that was in flight at two crashes is leased alone, and only if `is_idle`.
         `deadline`: handed through to what is leased.
         """

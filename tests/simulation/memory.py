@@ -113,7 +113,7 @@ class MemoryStorage:
             ),
             key=lambda d: d.due_at,
         )
-        due = [d for d in due if self._policy.choose(d, hands) is not None][: sum(hands.values()) + 1]
+        due = [d for d in due if self._policy.takers(d, hands)][: sum(hands.values()) + 1]
         chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
         items = []
         for delivery, provider in chosen or ():

@@ -103,6 +103,7 @@ class SimulatedProvider:
         self._world = world
         self.accepted: list[tuple[EmailId, AttemptId]] = []
         self.chances = Chances()
+        self.is_slow = False
         self.in_flight = 0
 
     async def call(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
@@ -120,7 +121,8 @@ class SimulatedProvider:
         end = self._draw()
         if end in ("accepted", "accepted_then_lost", "hangs_accepted"):
             self.accepted.append((email.id, attempt_id))
-        await anyio.sleep(timeout_seconds if end.startswith("hangs") else rng.uniform(0, 0.3))
+        answers_after = rng.uniform(0, 0.9 * timeout_seconds if self.is_slow else 0.3)
+        await anyio.sleep(timeout_seconds if end.startswith("hangs") else answers_after)
         if end == "raises":
             raise RuntimeError("a bug in the adapter")
         if end in ("accepted_then_lost", "lost", "hangs", "hangs_accepted"):
@@ -170,7 +172,9 @@ class NodeStorage:
 
     async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
         await self._thread.step()
+        before = self._world.leases_of(ended)
         lost = await self._storage.settle(ended)
+        self._world.check_settled(before, ended)
         self._world.check_books()
         await self._thread.step()
         return lost
@@ -332,6 +336,7 @@ class World:
             self._wait: 40,
             self._kill: 3,
             self._pause: 3,
+            self._sleepwalk: 1,
             self._storage_trouble: 1,
             self._change_weather: 2,
             self._cancel: 3,
@@ -378,7 +383,7 @@ class World:
         self._nodes[index] = self._start()
 
     async def _pause(self) -> None:
-        """SIGSTOP, and SIGCONT later: longer than a lease, at times."""
+        """SIGSTOP, and SIGCONT later: longer than a lease, at times, and then best while others are at it."""
         node = self.rng.choice(self._nodes)
         node.thread.thawed = anyio.Event()
 
@@ -386,7 +391,20 @@ class World:
             await anyio.sleep(seconds)
             event.set()
 
-        self._tasks.start_soon(resume, self.rng.choice([1.0, LEASE_SECONDS + 5]), node.thread.thawed)
+        self._tasks.start_soon(
+            resume, self.rng.choice([1.0, LEASE_SECONDS + self.rng.uniform(0, 8)]), node.thread.thawed
+        )
+
+    async def _sleepwalk(self) -> None:
+        """A process with calls in flight stands still until others have its emails, and wakes while they are at it."""
+        for provider in self.providers:
+            provider.is_slow = True
+        await self._accept()
+        await anyio.sleep(self.rng.uniform(0.1, 2))
+        node = max(self._nodes, key=lambda n: sum(sender.in_flight for sender in n.senders.values()))
+        node.thread.thawed = anyio.Event()
+        await anyio.sleep(LEASE_SECONDS + self.rng.uniform(0, 5))
+        node.thread.thawed.set()
 
     async def _storage_trouble(self) -> None:
         self.storage.is_away = True
@@ -396,6 +414,7 @@ class World:
     async def _change_weather(self) -> None:
         provider = self.rng.choice(self.providers)
         provider.chances = self.rng.choice([Chances(), CALM, Chances(unavailable=0.9), Chances(lost=0.5)])
+        provider.is_slow = self.rng.random() < 0.5
 
     async def _cancel(self) -> None:
         await self._person(lambda email_id: self.storage.cancel("p", email_id))
@@ -434,7 +453,7 @@ class World:
     async def _heal(self) -> None:
         self.storage.is_away = False
         for provider in self.providers:
-            provider.chances = CALM
+            provider.chances, provider.is_slow = CALM, False
         for _ in range(200):
             if not self._moving():
                 return
@@ -469,6 +488,17 @@ class World:
         for provider, count in given.items():
             if count > rooms[provider].hands:
                 self.broken(f"I3: {count} leased for {rooms[provider].hands} hands of {provider}")
+
+    def leases_of(self, ended: Sequence[Ended]) -> dict[EmailId, AttemptId | None]:
+        return {e.email_id: self.storage.cases[e.email_id].delivery.attempt_id for e in ended}
+
+    def check_settled(self, before: dict[EmailId, AttemptId | None], ended: Sequence[Ended]) -> None:
+        """I4: a lease ends by an outcome of the attempt that held it, and of no other."""
+        told = {e.attempt_id for e in ended}
+        for email_id, attempt_id in before.items():
+            case = self.storage.cases[email_id]
+            if attempt_id not in (None, case.delivery.attempt_id) and attempt_id not in told:
+                self.broken(f"I4: an outcome of another attempt ended the lease of {attempt_id}: {case}")
 
     def check_books(self) -> None:
         """I1 and I4, from the moves made since the last look."""

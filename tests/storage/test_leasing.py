@@ -193,9 +193,11 @@ async def test_only_the_first_may_be_larger_than_the_budget(bench: Bench) -> Non
 # --- who -------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_freest_hands_take_it(bench: Bench) -> None:
-    await bench.accept()
-    assert [leased.provider for leased in (await bench.give_out(rooms(a=1, b=2))).items] == ["b"]
+async def test_providers_take_turns(bench: Bench) -> None:
+    for _ in range(4):
+        await bench.accept()
+    given = (await bench.give_out(rooms(a=9, b=9))).items
+    assert sorted(leased.provider for leased in given) == ["a", "a", "b", "b"]
 
 
 async def test_the_callers_own_order_goes_before(bench: Bench) -> None:

@@ -1,0 +1,26 @@
+"""Smooth weighted round robin: who comes next, so that shares come out as the weights say, evenly spread.
+
+Each turn all candidates gain their weight, the richest one is picked and pays what all gained together: weights 3 and 1
+give a a b a, never a a a b. With candidates that change from turn to turn the shares hold among those who were there.
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+class Rotation:
+    """One sequence of turns. A candidate without a weight has 1."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        self._credit: dict[str, float] = {}
+
+    def pick(self, names: Sequence[str]) -> str:
+        """Whose turn it is among these; at least one must be named. In a tie the first."""
+        total = 0.0
+        for name in names:
+            weight = self._weights.get(name, 1.0)
+            self._credit[name] = self._credit.get(name, 0.0) + weight
+            total += weight
+        picked = max(names, key=self._credit.__getitem__)
+        self._credit[picked] -= total
+        return picked
