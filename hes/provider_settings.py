@@ -309,7 +309,7 @@ class Kind(StrEnum):
     OUTBOX = "outbox"
 
 
-BUILT = frozenset({Kind.SENDGRID, Kind.OUTBOX})
+BUILT = frozenset({Kind.SENDGRID, Kind.MAILGUN, Kind.OUTBOX})
 """The kinds that can be used now; grows with `hes.providers`."""
 
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from hes.model import Clock
 from hes.provider_settings import Kind, ProviderSettings
+from hes.providers.mailgun import Mailgun
 from hes.providers.outbox import Keep, Outbox
 from hes.providers.provider import Provider
 from hes.providers.sendgrid import SendGrid
@@ -28,9 +29,14 @@ def _sendgrid(settings: ProviderSettings, around: Surroundings) -> Provider:
     return SendGrid.of(settings, around.clock)
 
 
+def _mailgun(settings: ProviderSettings, around: Surroundings) -> Provider:
+    return Mailgun.of(settings, around.clock)
+
+
 REGISTRY: Mapping[str, Callable[[ProviderSettings, Surroundings], Provider]] = {
     Kind.OUTBOX: _outbox,
     Kind.SENDGRID: _sendgrid,
+    Kind.MAILGUN: _mailgun,
 }
 
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from hes import mime
-from hes.errors import StorageUnavailable
+from hes.errors import ConfigError, StorageUnavailable
 from hes.model import Answer, AttemptId, Email, EmailId, Outcome
 
 Keep = Callable[[EmailId, AttemptId, bytes], Awaitable[None]]
@@ -26,6 +26,10 @@ class Outbox:
     render_version = mime.RENDER_VERSION
 
     def __init__(self, name: str, keep: Keep, maildir: Path) -> None:
+        if maildir.exists() and not maildir.is_dir():
+            raise ConfigError(f"HES_OUTBOX_DIR: {maildir} is not a folder. Example: HES_OUTBOX_DIR=./outbox")
+        if not maildir.absolute().parent.is_dir():
+            raise ConfigError(f"HES_OUTBOX_DIR: {maildir.parent} does not exist. Example: HES_OUTBOX_DIR=./outbox")
         self.name = name
         self._keep = keep
         self._maildir = maildir
@@ -35,7 +39,7 @@ class Outbox:
         message = await anyio.to_thread.run_sync(mime.render, email, attempt_id)
         try:
             with anyio.fail_after(timeout_seconds):
-                await anyio.to_thread.run_sync(_write, self._maildir, attempt_id, message)
+                await anyio.to_thread.run_sync(_write, self._maildir, email.id, message)
                 await self._keep(email.id, attempt_id, message)
         except TimeoutError:
             return Answer(outcome=Outcome.IN_DOUBT, detail="the disk did not answer in time")
@@ -50,11 +54,11 @@ class Outbox:
         """Nothing is open."""
 
 
-def _write(maildir: Path, attempt_id: AttemptId, message: bytes) -> None:
+def _write(maildir: Path, email_id: EmailId, message: bytes) -> None:
     """Into `tmp`, synced, then moved to `new`, so that a reader never sees half a message."""
-    for folder in ("tmp", "new", "cur"):
-        (maildir / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = maildir / "tmp" / f"{attempt_id}.hes"
+    for folder in (maildir, *(maildir / name for name in ("tmp", "new", "cur"))):
+        folder.mkdir(exist_ok=True, mode=0o700)  # for nobody else to read
+    draft = maildir / "tmp" / f"{email_id}.hes"  # not by attempt: one that fails half-way leaves no copy behind
     with draft.open("wb") as file:
         file.write(message)
         file.flush()

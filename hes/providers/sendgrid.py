@@ -8,7 +8,6 @@ answer, and we never ask for the sandbox), 3xx, 408, 5xx, and a 400 or 503 that 
 
 import re
 from collections.abc import Callable, Iterable
-from email.header import Header
 from typing import Any, Self
 
 import msgspec
@@ -17,13 +16,14 @@ from msgspec import Struct
 from hes.errors import ConfigError
 from hes.model import Address, Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
+from hes.providers.rendering import header_text, labels, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, seconds_until, shorten
 
 MAX_RECIPIENTS = 1000
 MAX_REQUEST_BYTES = 30 * 1024 * 1024
 MAX_CUSTOM_ARGS_BYTES = 10_000
 MAX_CATEGORIES = 10
-MAX_CATEGORY_CHARS = 255
+MAX_CATEGORY_CHARS = 255  # and "Categories can not contain non-ASCII characters."
 
 _BASE_URL = "https://api.sendgrid.com"
 _PATH = "/v3/mail/send"
@@ -101,7 +101,7 @@ class SendGrid:
 def build_body(email: Email, attempt_id: AttemptId) -> bytes | Answer:
     """The request's bytes, the same for the same email and attempt; or the `declined` that says what can't be said."""
     to, cc, bcc = _once_each(email.to, email.cc, email.bcc)
-    custom_args = msgspec.json.encode(_custom_args(email, attempt_id))
+    custom_args = msgspec.json.encode(variables(email, attempt_id, _HIDES))
     if problem := _problem(email, len(to), len(to) + len(cc) + len(bcc), len(custom_args)):
         return Answer(outcome=Outcome.DECLINED, detail=problem)
     # The args stand inside the personalization: the official schema types the top-level ones as a string.
@@ -112,9 +112,9 @@ def build_body(email: Email, attempt_id: AttemptId) -> bytes | Answer:
         "reply_to_list": [_mailbox(address) for address in email.reply_to],
         "subject": email.subject,
         "content": _content(email),
-        "headers": {key: _header(value) for key, value in email.headers.items()} | {"Message-ID": email.message_id},
+        "headers": {key: header_text(value) for key, value in email.headers.items()} | {"Message-ID": email.message_id},
         "attachments": [_attachment(file) for file in email.attachments],
-        "categories": _categories(email.tags),
+        "categories": labels(email.tags, most=MAX_CATEGORIES, most_chars=MAX_CATEGORY_CHARS),
         "tracking_settings": _NO_TRACKING,
     }
     body = msgspec.json.encode({key: value for key, value in fields.items() if value})
@@ -174,31 +174,10 @@ def _recipient(address: Address) -> dict[str, str]:
     return _mailbox(address)
 
 
-def _custom_args(email: Email, attempt_id: AttemptId) -> dict[str, str]:
-    """Our ids, and all tags; a tag that would hide something in an event becomes `tag_<key>`."""
-    tags = {f"tag_{key}" if _HIDES.fullmatch(key) else key: value for key, value in email.tags.items()}
-    return {"hes_id": email.id, "hes_attempt": attempt_id} | tags
-
-
-def _categories(tags: dict[str, str]) -> list[str]:
-    """The first ten tags that can be categories: unique, at most 255 characters, ASCII.
-
-    Categories only feed SendGrid's statistics, so leaving one out loses nothing: all tags travel as custom args.
-    ("Categories can not contain non-ASCII characters.")
-    """
-    labels = dict.fromkeys(f"{key}:{value}" for key, value in tags.items())
-    return [label for label in labels if len(label) <= MAX_CATEGORY_CHARS and label.isascii()][:MAX_CATEGORIES]
-
-
 def _content(email: Email) -> list[dict[str, str]]:
     """Text before HTML, and no empty value: both are a 400 otherwise."""
     parts = (("text/plain", email.text), ("text/html", email.html))
     return [{"type": kind, "value": value} for kind, value in parts if value]
-
-
-def _header(value: str) -> str:
-    """SendGrid wants header values "properly encoded if they contain unicode characters": RFC 2047, on one line."""
-    return value if value.isascii() else Header(value, "utf-8").encode(linesep="")
 
 
 def _attachment(file: Attachment) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""What several providers write down in the same way."""
+
+import re
+from email.header import Header
+
+from hes.model import AttemptId, Email
+
+
+def header_text(value: str) -> str:
+    """A header's value in ASCII: RFC 2047, on one line, where it needs that."""
+    return value if value.isascii() else Header(value, "utf-8").encode(linesep="")
+
+
+def labels(tags: dict[str, str], *, most: int, most_chars: int) -> list[str]:
+    """Tags as `key:value`: the first ones that fit, unique, ASCII only.
+
+    Labels only feed a provider's statistics, so leaving one out loses nothing: all tags travel as `variables`.
+    """
+    made = dict.fromkeys(f"{key}:{value}" for key, value in tags.items())
+    return [label for label in made if len(label) <= most_chars and label.isascii()][:most]
+
+
+def variables(email: Email, attempt_id: AttemptId, hides: re.Pattern[str]) -> dict[str, str]:
+    """Our ids, and all tags, as events are to bring them back; a key that `hides` something becomes `tag_<key>`."""
+    tags = {f"tag_{key}" if hides.fullmatch(key) else key: value for key, value in email.tags.items()}
+    return {"hes_id": email.id, "hes_attempt": attempt_id} | tags
