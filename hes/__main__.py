@@ -5,6 +5,8 @@ What a command needs is imported inside it, so that `hes --help` does not load a
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from hes import __version__
 from hes.errors import ConfigError, HesError
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from hes.settings import Settings
 
 FAILED = 1
@@ -94,28 +98,19 @@ def current(**flags: Any) -> None:
     """Tell the schema's revision, and the one that this version needs."""
     from hes.storage import migrations
 
-    with _schema(flags) as engine:
+    with _schema(flags, alone=False) as engine:
         click.echo(f"schema {migrations.current(engine) or 'base'}, needed {migrations.SCHEMA_VERSION}")
 
 
-def _schema(flags: dict[str, Any]) -> Any:
-    """The database, held for this command alone."""
-    from contextlib import contextmanager
-
+@contextmanager
+def _schema(flags: dict[str, Any], *, alone: bool = True) -> "Iterator[sa.Engine]":
+    """The database; `alone`: refused while another process has it open."""
     from hes import app
     from hes.storage import sqlite
 
-    @contextmanager
-    def held() -> Any:
-        path = app.sqlite_path(_settings(flags))
-        with sqlite.locked(path):
-            engine = sqlite.sync_engine(path)
-            try:
-                yield engine
-            finally:
-                engine.dispose()
-
-    return held()
+    path = app.sqlite_path(_settings(flags))
+    with sqlite.locked(path) if alone else nullcontext(), sqlite.schema(path) as engine:
+        yield engine
 
 
 def main() -> None:

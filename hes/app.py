@@ -11,7 +11,7 @@ janitor: lapsed leases, expiry, old keys              supervisor: above all of t
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,22 +19,26 @@ import anyio
 import sqlalchemy as sa
 from litestar import Litestar
 
-from hes.actors.actor import Actor, Mailbox, StorageTrouble
+from hes.actors.actor import Mailbox, StorageTrouble
 from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
 from hes.actors.reporter import Reporter
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
+from hes.case import Rules
 from hes.ids import NewId
 from hes.model import Clock, Ended, Leased, Millis
-from hes.policy import Policy, Rules
+from hes.policy import Policy
 from hes.providers import Surroundings, make_provider
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.web.auth import BootstrapKey, NoKeys
-from hes.web.desk import Desk, Readiness
+from hes.web.desk import Budget, Desk, Readiness
 from hes.web.routes import create_web
+
+BODY_BYTES_IN_HAND = 128 * 1024 * 1024
+"""Of requests together that are being read or written to disk; each takes about three times its size in memory."""
 
 
 def now() -> Millis:
@@ -48,13 +52,20 @@ class Mailer:
         around = Surroundings(clock=clock, keep=storage.keep, outbox_dir=settings.outbox_dir)
         self._providers = [make_provider(provider, around) for provider in settings.providers]
         hands = {provider.name: provider.max_in_flight for provider in settings.providers}
+        rests = {provider.name: provider.gate_open_seconds for provider in settings.providers}
         monotonic = time.monotonic
         trouble = StorageTrouble(monotonic)
         self._outcomes = Mailbox[Ended](sum(hands.values()))
         self._leased = {name: Mailbox[Leased](count) for name, count in hands.items()}
         self._senders = {
             p.name: Sender(
-                p, self._leased[p.name], self._outcomes, hands=hands[p.name], clock=clock, monotonic=monotonic
+                p,
+                self._leased[p.name],
+                self._outcomes,
+                hands=hands[p.name],
+                refused_seconds=rests[p.name],
+                clock=clock,
+                monotonic=monotonic,
             )
             for p in self._providers
         }
@@ -72,13 +83,13 @@ class Mailer:
             storage,
             self._reporter,
             trouble,
+            held=lambda: [attempt_id for sender in self._senders.values() for attempt_id in sender.in_hand],
             period_seconds=settings.poll_seconds,
             lease_seconds=settings.lease_seconds,
             monotonic=monotonic,
             rng=rng,
         )
         self._supervisor = Supervisor(monotonic, rng)
-        self._sending: Sequence[Actor] = (*self._senders.values(), self.intake)
         self._janitor = janitor
 
     def _release(self, ended: Ended) -> None:
@@ -91,16 +102,17 @@ class Mailer:
             async with anyio.create_task_group() as writing:
                 writing.start_soon(self._supervisor.run, self._reporter)
                 async with anyio.create_task_group() as sending:
-                    for actor in self._sending:
-                        sending.start_soon(self._supervisor.run, actor)
+                    for sender in self._senders.values():
+                        sending.start_soon(self._supervisor.run, sender)
+                    await self._supervisor.run(self.intake)
+                    for sender in self._senders.values():  # only now: what was leased last still found its hand
+                        sender.stop()
                 self._outcomes.close()  # upstream first: nobody is left who could tell the reporter anything
             others.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Begin no call any more. `run` ends when the calls in flight have."""
+        """Lease nothing more. `run` ends when the calls in flight have, and their outcomes are written."""
         self.intake.stop()
-        for sender in self._senders.values():
-            sender.stop()
 
     @property
     def in_flight(self) -> int:
@@ -152,6 +164,8 @@ def create_app(
         on_doubt=settings.on_doubt,
         expires_in=settings.expires_in,
         attempt_timeout=settings.attempt_timeout,
+        max_body_bytes=settings.max_body_bytes,
+        bodies=Budget(BODY_BYTES_IN_HAND),
         attempt_timeout_limit=min(settings.lease_seconds, settings.grace_seconds) - MARGIN_SECONDS,
     )
-    return create_web(desk, max_body_bytes=settings.max_body_bytes)
+    return create_web(desk)

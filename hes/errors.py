@@ -2,6 +2,7 @@
 
 HesError
 ├── ConfigError            start is refused; names the setting
+├── Overloaded             becomes 503: too much in hand already
 ├── CallerError            becomes a 4xx problem
 │   ├── Unreadable         400
 │   ├── NotAuthenticated   401
@@ -37,6 +38,10 @@ class HesError(Exception):
 
 class ConfigError(HesError):
     """A setting is missing or wrong: its name, what is wrong, and an example."""
+
+
+class Overloaded(HesError):
+    """Too much is in hand already; nothing was stored. The same request may go well in a moment."""
 
 
 class CallerError(HesError):

@@ -5,6 +5,7 @@ from its seed, ids included. (Python has `uuid.uuid7` from 3.14 on, without eith
 """
 
 import random
+import threading
 from collections.abc import Callable
 
 from hes.model import Clock
@@ -20,17 +21,20 @@ def id_maker(clock: Clock, rng: random.Random) -> NewId:
     """
     last_ms = 0
     count = 0
+    lock = threading.Lock()  # asked from the event loop and from the storage's thread
 
     def new_id() -> str:
         nonlocal last_ms, count
         now = clock()
-        if now > last_ms:
-            last_ms, count = now, 0
-        else:
-            count += 1
-            if count > 0xFFF:
-                last_ms, count = last_ms + 1, 0
-        digits = f"{last_ms << 80 | 0x7 << 76 | count << 64 | 0b10 << 62 | rng.getrandbits(62):032x}"
+        with lock:
+            if now > last_ms:
+                last_ms, count = now, 0
+            else:
+                count += 1
+                if count > 0xFFF:
+                    last_ms, count = last_ms + 1, 0
+            value = last_ms << 80 | 0x7 << 76 | count << 64 | 0b10 << 62 | rng.getrandbits(62)
+        digits = f"{value:032x}"
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     return new_id

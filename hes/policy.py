@@ -13,18 +13,18 @@ moment it begins, and the sender's policy acts at once.
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from hes import timeline
+from hes.case import Case, Change, Rules
 from hes.errors import WrongState
 from hes.model import (
+    Answer,
     Attempt,
     AttemptId,
     Decision,
     Delivery,
     Ended,
-    Event,
     EventType,
     Evidence,
     Millis,
@@ -42,50 +42,8 @@ WENT_OUT = frozenset({Status.SENT, Status.DELIVERED, Status.BOUNCED, Status.COMP
 POISON_LAPSES = 3
 """In flight at so many crashes: held, whatever the policy."""
 
-
-class Case(Struct, frozen=True):
-    """A delivery with all its attempts in order of number: what a decision is made from."""
-
-    delivery: Delivery
-    attempts: tuple[Attempt, ...] = ()
-
-    @property
-    def open_doubts(self) -> list[Attempt]:
-        return [a for a in self.attempts if a.is_open_doubt]
-
-    def attempt(self, attempt_id: AttemptId | None) -> Attempt | None:
-        return next((a for a in self.attempts if a.id == attempt_id), None)
-
-    def after(self, change: "Change") -> "Case":
-        """The case as it stands once the change is written."""
-        news = {a.id: a for a in change.attempts}
-        kept = (news.pop(a.id, a) for a in self.attempts if a.id != change.dropped)
-        return Case(change.delivery, (*kept, *news.values()))
-
-
-class Change(Struct, frozen=True):
-    """What is to be written, all of it or nothing."""
-
-    delivery: Delivery
-    events: tuple[Event, ...]
-    attempts: tuple[Attempt, ...] = ()
-    """Rows that are new or changed."""
-    dropped: AttemptId | None = None
-    """The row of an attempt that was never made."""
-
-
-class Rules(Struct, frozen=True, kw_only=True):
-    """The settings that decisions depend on. Seconds."""
-
-    providers: tuple[str, ...]
-    """Names of all configured providers, in the order of the configuration."""
-    weights: Mapping[str, float] = {}
-    """Shares of the traffic; 1 for who is not named."""
-    lease_seconds: float = 30
-    retry_base_seconds: float = 1
-    retry_cap_seconds: float = 600
-    refused_seconds: float = 10
-    """How long an email rests that the only usable provider refused for reasons of the account."""
+OTHERS_BEFORE_A_SUSPECT = 200
+"""While others are due, so many of them go between two suspects: each makes all the others wait for its call to end."""
 
 
 class Policy:
@@ -95,6 +53,7 @@ class Policy:
         self.rules = rules
         self._rng = rng
         self._rotation = Rotation(rules.weights)
+        self._since_suspect = 0
 
     # --- who may take it -----------------------------------------------------------------------------------------
 
@@ -113,23 +72,32 @@ class Policy:
         """Which of the due deliveries go into whose free hands, in their order.
 
         The caller's own list is an order of preference; else the providers take turns by their weights.
-        None: a suspect is due, one that was in flight at all crashes but the last that is allowed. It is given out
-        alone, only while nothing else is in flight (`is_idle`), so nothing may be given out now.
+        A suspect, in flight at all crashes but the last that is allowed, goes alone and only while nothing else is in
+        flight (`is_idle`). It gets its turn when nothing else is due, or after so many others; None: it is its turn
+        and not idle yet, so nothing may be given out now.
         """
         hands = dict(rooms)
         chosen: list[tuple[Delivery, str]] = []
+        suspect: tuple[Delivery, str] | None = None
         for delivery in due:
             takers = self.takers(delivery, hands)
             if not takers:
                 continue
-            provider = takers[0] if delivery.own_providers else self._rotation.pick(takers)
             if delivery.lapses >= POISON_LAPSES - 1:
-                return [(delivery, provider)] if is_idle else None
+                suspect = suspect or (delivery, takers[0])
+                continue
             if delivery.size_bytes > size_budget and not (is_idle and not chosen):
                 break
+            provider = takers[0] if delivery.own_providers else self._rotation.pick(takers)
             size_budget -= delivery.size_bytes
             hands[provider] -= 1
             chosen.append((delivery, provider))
+        if suspect is not None and (not chosen or self._since_suspect >= OTHERS_BEFORE_A_SUSPECT):
+            if not is_idle:
+                return None
+            self._since_suspect = 0
+            return [suspect]
+        self._since_suspect += len(chosen)
         return chosen
 
     # --- a lease and its end -------------------------------------------------------------------------------------
@@ -172,11 +140,11 @@ class Policy:
         if attempt is None:
             return None  # not tried, and told before
         if not holds_lease(case, ended):
-            proof = _late_evidence(ended)
-            return self.evidence(case, proof, now) if proof else None
-        if ended.answer is None:
+            return self._late(case, attempt, ended, now)
+        if ended.answer is None and not attempt.is_accepted:
             return self._not_tried(case, attempt, ended, now)
-        answer = ended.answer
+        # Not tried, says the sender, and accepted, says the evidence: one of them is wrong, so it is in doubt at least.
+        answer = ended.answer or Answer(outcome=Outcome.IN_DOUBT, detail=ended.note)
         over = replace(
             attempt,
             outcome=answer.outcome,
@@ -186,6 +154,16 @@ class Policy:
             detail=answer.detail or None,
         )
         return self._end_lease(case, over, now, retry_after_seconds=answer.retry_after_seconds)
+
+    def _late(self, case: Case, attempt: Attempt, ended: Ended, now: Millis) -> Change | None:
+        proof = _late_evidence(ended)
+        if proof is None:
+            return None
+        if ended.answer is not None and ended.answer.outcome in (Outcome.DECLINED, Outcome.REJECTED):
+            # It moves nothing any more, but that provider need not be asked again.
+            declined_by = (*case.delivery.declined_by, attempt.provider)
+            case = replace(case, delivery=replace(case.delivery, declined_by=declined_by))
+        return self.evidence(case, proof, now)
 
     def lapse(self, case: Case, now: Millis) -> Change:
         """The lease ran out, or its process is proven dead, and no outcome came."""
@@ -380,7 +358,10 @@ class Policy:
         if delivery.status is Status.HELD and delivery.expires_at <= now:
             failed = move(delivery, Cause.EVIDENCE_NOT_ACCEPTED, Status.FAILED, Reason.EXPIRED)
             return Change(failed, (timeline.failed(failed, now, attempt),))
-        queued = move(self._next_try(delivery, attempt.provider, now, 0.0), Cause.EVIDENCE_NOT_ACCEPTED, Status.QUEUED)
+        waiting = self._next_try(delivery, attempt.provider, now, 0.0)
+        queued = move(waiting, Cause.EVIDENCE_NOT_ACCEPTED, Status.QUEUED)
+        if not self.usable(queued):
+            return self._no_provider(queued, attempt, case.attempts, now)
         return Change(queued, (timeline.queued(queued, now, attempt),))
 
     # --- people and time -----------------------------------------------------------------------------------------
@@ -391,7 +372,9 @@ class Policy:
         if delivery.status is Status.CANCELLED:
             return None
         if case.open_doubts:
-            raise WrongState("a provider may have taken this email already; decide with POST /v1/emails/{id}/resolve")
+            can_resolve = allows(delivery.status, Cause.RESOLVE_SENT)
+            then = "; decide with POST /v1/emails/{id}/resolve" if can_resolve else ""
+            raise WrongState(f"a provider may have taken this email already{then}")
         if not allows(delivery.status, Cause.CANCEL):
             raise WrongState(f"an email that is `{delivery.status}` can't be cancelled")
         cancelled = move(delivery, Cause.CANCEL, Status.CANCELLED)
@@ -422,6 +405,7 @@ class Policy:
             Status.QUEUED,
             due_at=now,
             tried=(),
+            declined_by=(),  # a person may know better
             expires_at=now + delivery.expires_in * 1000 if is_over else delivery.expires_at,
             # A suspect stays one: it gets one more try, alone again.
             lapses=min(delivery.lapses, POISON_LAPSES - 1),

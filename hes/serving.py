@@ -59,6 +59,8 @@ async def serve(settings: Settings, *, clock: Clock = now) -> None:
     new_id = id_maker(clock, random.Random())
     for name in settings.without_effect():
         _log.warning("%s is set, but has no effect yet", name)
+    if settings.bootstrap_key is None:
+        _log.warning("HES_BOOTSTRAP_KEY is not set, so nobody can send: set it to 32 or more characters")
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng))
@@ -71,7 +73,7 @@ async def serve(settings: Settings, *, clock: Clock = now) -> None:
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stopped = anyio.Event()
-        tasks.start_soon(_serve_web, server, listener, stopped)
+        tasks.start_soon(_serve_web, server, listener, readiness, stopped)
         mailer_ended = anyio.Event()
         tasks.start_soon(_run_mailer, mailer, mailer_ended)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -104,18 +106,17 @@ async def _stop(
     """Upstream first: no new leases and unready, then no new requests, then the calls in flight end."""
     _log.info("stopping: no new leases, %d calls in flight", mailer.in_flight)
     readiness.is_stopping = True
-    mailer.intake.stop()
+    mailer.stop()
     await anyio.sleep(min(UNREADY_SECONDS, grace_seconds / 4))
     server.should_exit = True
     await server_ended.wait()
-    mailer.stop()
     await mailer_ended.wait()
     _log.info("stopped")
 
 
-async def _serve_web(server: Server, listener: socket.socket, ended: anyio.Event) -> None:
+async def _serve_web(server: Server, listener: socket.socket, readiness: Readiness, ended: anyio.Event) -> None:
     await server.serve(sockets=[listener])
-    if not server.should_exit:
+    if not readiness.is_stopping:
         raise RuntimeError("the web server ended by itself")
     ended.set()
 

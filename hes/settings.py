@@ -64,6 +64,7 @@ NOT_BUILT_YET = {
     "from": "the sender is the email's",
     "gate_fail_max": "gates do not count failures",
     "doubt_seconds": "nothing searches for what is in doubt",
+    "attempt_timeout": "HES_ATTEMPT_TIMEOUT holds for all providers",
     "retry_base_seconds": "the backoff is the same for all providers",
     "retry_cap_seconds": "the backoff is the same for all providers",
 }

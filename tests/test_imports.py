@@ -27,9 +27,10 @@ MAY_IMPORT = {
     "timeline": "model",
     "rotation": "",
     # Pure decisions: with I/O in it the whole picture loses its centre.
-    "policy": "errors model rotation timeline transitions",
+    "case": "model",
+    "policy": "case errors model rotation timeline transitions",
     "providers": "errors mime model provider_settings",  # nothing of gates, retries, storage
-    "storage": "errors ids model policy",  # policy, since claiming and settling decide inside the transaction
+    "storage": "case errors ids model policy",  # policy, since claiming and settling decide inside the transaction
     "actors": f"errors ids model policy provider_settings settings telemetry {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model provider_settings settings telemetry {KINDLESS}",

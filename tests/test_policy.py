@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from hes.case import Case, Change, Rules
 from hes.errors import WrongState
 from hes.model import (
     Answer,
@@ -24,7 +25,7 @@ from hes.model import (
     Resolution,
     Status,
 )
-from hes.policy import POISON_LAPSES, Case, Change, Policy, Rules
+from hes.policy import OTHERS_BEFORE_A_SUSPECT, POISON_LAPSES, Policy
 
 NOW = 1_000_000
 EXPIRES = NOW + 3_600_000
@@ -160,9 +161,22 @@ def test_content_beyond_the_budget_waits_unless_nothing_else_is_in_flight() -> N
 
 def test_a_suspect_of_two_crashes_goes_alone_and_only_into_quiet() -> None:
     suspect = delivery(email_id=EmailId("s"), lapses=POISON_LAPSES - 1)
-    due = [delivery(), suspect]
-    assert policy().give_out(due, {"a": 9}, 10**9, is_idle=False) is None
-    assert policy().give_out(due, {"a": 9}, 10**9, is_idle=True) == [(suspect, "a")]
+    assert policy().give_out([suspect], {"a": 9}, 10**9, is_idle=False) is None
+    assert policy().give_out([suspect], {"a": 9}, 10**9, is_idle=True) == [(suspect, "a")]
+
+
+def test_a_suspect_lets_others_go_first_but_not_for_ever() -> None:
+    suspect = delivery(email_id=EmailId("s"), lapses=POISON_LAPSES - 1)
+    due = [suspect, *(delivery(email_id=EmailId(str(n))) for n in range(50))]
+    patient = policy()
+    for _ in range(OTHERS_BEFORE_A_SUSPECT // 50):
+        given = patient.give_out(due, {"a": 99}, 10**9, is_idle=False)
+        assert given is not None
+        assert len(given) == 50
+        assert suspect not in [delivery for delivery, _ in given]
+    assert patient.give_out(due, {"a": 99}, 10**9, is_idle=False) is None
+    assert patient.give_out(due, {"a": 99}, 10**9, is_idle=True) == [(suspect, "a")]
+    assert len(patient.give_out(due, {"a": 99}, 10**9, is_idle=False) or ()) == 50
 
 
 def test_a_suspect_that_nobody_can_take_stops_nobody() -> None:
@@ -563,3 +577,47 @@ def test_an_attempt_in_doubt_is_open_until_it_is_resolved() -> None:
     )
     assert attempt.is_open_doubt
     assert not replace(attempt, resolution=Resolution.OPERATOR).is_open_doubt
+
+
+# --- the edges -------------------------------------------------------------------------------------------------------
+
+
+def test_surely_not_about_an_email_that_all_others_declined_fails_it() -> None:
+    case = in_doubt(policy("a"), OnDoubt.HOLD)
+    late = replace(ended(case, Outcome.DECLINED), attempt_id=case.attempts[0].id)
+    change = policy("a").settle(case, late, NOW + 9)
+    assert change is not None
+    assert (change.delivery.status, change.delivery.reason) == (Status.FAILED, Reason.NO_PROVIDER)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DECLINED, Outcome.REJECTED])
+def test_who_declined_or_rejected_late_is_not_asked_again(outcome: Outcome) -> None:
+    case = leased(policy(), Case(delivery(on_doubt=OnDoubt.HOLD)))
+    late = ended(case, outcome)
+    case = case.after(policy().lapse(case, NOW + 30_000))
+    change = policy().settle(case, late, NOW + 40_000)
+    assert change is not None
+    assert (change.delivery.status, policy().usable(change.delivery)) == (Status.QUEUED, ["b"])
+
+
+def test_not_tried_against_evidence_that_it_was_accepted_is_sent_and_keeps_the_attempt() -> None:
+    case = leased(policy())
+    kept = policy().evidence(case, evidence(case, accepted=True), NOW + 9)
+    assert kept is not None
+    change = settle(policy(), case.after(kept), None)
+    assert (change.delivery.status, change.delivery.provider, change.dropped) == (Status.SENT, "a", None)
+
+
+def test_a_resend_by_a_person_asks_those_again_who_declined() -> None:
+    case = in_doubt(policy(), OnDoubt.HOLD, declined_by=("b",))
+    change = policy().resolve(case, Decision.RESEND, NOW, "ann")
+    assert policy().usable(change.delivery) == ["a", "b"]
+    assert types(change) == [EventType.RESOLVED, EventType.QUEUED]
+
+
+def test_what_waits_with_a_doubt_is_not_sent_to_resolve() -> None:
+    with pytest.raises(WrongState) as waiting:
+        policy().cancel(in_doubt(policy(), OnDoubt.RESEND), NOW)
+    assert "resolve" not in waiting.value.detail
+    with pytest.raises(WrongState, match="resolve"):
+        policy().cancel(in_doubt(policy(), OnDoubt.HOLD), NOW)

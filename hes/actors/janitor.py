@@ -2,13 +2,14 @@
 
 import logging
 import random
+from collections.abc import Callable, Collection
 
 import anyio
 
 from hes.actors.actor import StorageTrouble
 from hes.actors.reporter import Reporter
 from hes.errors import StorageUnavailable
-from hes.model import Monotonic
+from hes.model import AttemptId, Monotonic
 from hes.storage.storage import Storage
 
 _log = logging.getLogger("hes.janitor")
@@ -17,7 +18,7 @@ PRUNE_SECONDS = 60.0
 
 
 class Janitor:
-    """Mailbox: none; it works once per period."""
+    """Mailbox: none; it works once per period. `held`: the attempts that are in this process's hands."""
 
     name = "janitor"
 
@@ -27,6 +28,7 @@ class Janitor:
         reporter: Reporter,
         trouble: StorageTrouble,
         *,
+        held: Callable[[], Collection[AttemptId]],
         period_seconds: float,
         lease_seconds: float,
         monotonic: Monotonic,
@@ -35,6 +37,7 @@ class Janitor:
         self._storage = storage
         self._reporter = reporter
         self._trouble = trouble
+        self._held = held
         self._period_seconds = period_seconds
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
@@ -54,7 +57,7 @@ class Janitor:
         # While the storage is away everybody's leases run out with the outcomes still in hand: those are no doubts.
         # So whoever holds some writes them first, and gives the others one lease's time to do the same.
         while not self._reporter.is_behind and self._trouble.seconds_ago() > self._lease_seconds:
-            swept = await self._storage.sweep()
+            swept = await self._storage.sweep(self._held())
             if swept.lapsed:
                 _log.warning("%d leases lapsed; their emails are in doubt", swept.lapsed)
             if swept.expired:

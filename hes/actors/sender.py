@@ -8,16 +8,19 @@ Left to others: who gets what (intake, policy), what an outcome means (policy), 
 """
 
 import logging
+from collections.abc import Collection
 
 import anyio
 
 from hes.actors.actor import Mailbox
-from hes.model import Answer, AttemptId, Clock, Ended, Leased, Monotonic, Outcome
+from hes.model import Answer, AttemptId, Clock, Ended, Leased, Monotonic, Outcome, Scope
 from hes.providers.provider import Provider
 from hes.storage.storage import Room
 
 _log = logging.getLogger("hes.sender")
 
+THROTTLED_SECONDS = 1.0
+"""How long a provider rests that slows us down without saying for how long."""
 PATIENCE_SECONDS = 1.0
 """How much longer than its time-out a call may take before it is given up from outside: providers keep their own."""
 
@@ -36,6 +39,7 @@ class Sender:
         report: Mailbox[Ended],
         *,
         hands: int,
+        refused_seconds: float,
         clock: Clock,
         monotonic: Monotonic,
     ) -> None:
@@ -49,6 +53,13 @@ class Sender:
         self._in_flight: dict[AttemptId, Leased] = {}
         self._begun: dict[AttemptId, Leased] = {}
         self._is_stopping = False
+        self._refused_seconds = refused_seconds
+        self._rests_until = 0.0
+
+    @property
+    def in_hand(self) -> Collection[AttemptId]:
+        """The attempts whose outcome is not on disk yet."""
+        return self._in_flight.keys()
 
     @property
     def in_flight(self) -> int:
@@ -60,8 +71,8 @@ class Sender:
         return sum(leased.size_bytes for leased in self._in_flight.values())
 
     def room(self) -> Room:
-        """Free hands now."""
-        free = 0 if self._is_stopping else self._hands - len(self._in_flight)
+        """Free hands now; none while the provider has told us to wait."""
+        free = 0 if self._is_stopping or self._is_resting() else self._hands - len(self._in_flight)
         return Room(free, self._provider.render_version)
 
     def take(self, leased: Leased) -> None:
@@ -99,6 +110,9 @@ class Sender:
         if self._is_stopping:
             self._tell(leased, None, "HES is stopping")
             return
+        if self._is_resting():
+            self._tell(leased, None, "the provider has told us to wait")
+            return
         if self._monotonic() + leased.timeout_seconds > leased.deadline:
             self._tell(leased, None, "too little of the lease was left")
             return
@@ -109,7 +123,26 @@ class Sender:
         except Exception:  # noqa: BLE001 (whatever an adapter raises, the email is in doubt and its neighbours go on)
             _log.exception("a bug in sending email %s through %s", leased.email.id, leased.provider)
             answer = Answer(outcome=Outcome.IN_DOUBT, detail="HES failed in the middle of the call; see its log")
+        self._heed(answer)
+        if answer.outcome is not Outcome.ACCEPTED:
+            level = logging.WARNING if answer.outcome is Outcome.IN_DOUBT else logging.INFO
+            told = (leased.email.id, leased.number, leased.provider, answer.outcome, answer.detail)
+            _log.log(level, "email %s, attempt %d at %s: %s: %s", *told)
         self._tell(leased, answer)
+
+    def _is_resting(self) -> bool:
+        return self._monotonic() < self._rests_until
+
+    def _heed(self, answer: Answer) -> None:
+        """Ask no more for as long as we were told to, whoever's email it was: that is about the account."""
+        if answer.outcome is Outcome.THROTTLED:
+            seconds = answer.retry_after_seconds or THROTTLED_SECONDS
+        elif answer.outcome is Outcome.REFUSED and answer.scope is Scope.PROVIDER:
+            seconds = answer.retry_after_seconds or self._refused_seconds
+            _log.error("%s refuses us; it is asked again in %.0f s: %s", self._provider.name, seconds, answer.detail)
+        else:
+            return
+        self._rests_until = max(self._rests_until, self._monotonic() + seconds)
 
     def _tell(self, leased: Leased, answer: Answer | None, note: str = "") -> None:
         self._begun.pop(leased.attempt_id, None)

@@ -94,7 +94,7 @@ def _keys_in_use(
 def _insert(connection: sa.Connection, now: Millis, fresh: Sequence[NewEmail], new_id: NewId) -> None:
     stored = [(new, _encode(new.email)) for new in fresh]
     _insert_emails.run(connection, [_email_row(new, content, now) for new, content in stored])
-    _insert_deliveries.run(connection, [delivery_row(_delivery(new, len(content), now)) for new, content in stored])
+    _insert_deliveries.run(connection, [delivery_row(new_delivery(new, len(content), now)) for new, content in stored])
     _insert_recipients.run(connection, [row for new in fresh for row in _recipient_rows(new.email)])
     _insert_events.run(
         connection,
@@ -117,7 +117,8 @@ def _email_row(new: NewEmail, content: bytes, now: Millis) -> Row:
     )  # fmt: skip
 
 
-def _delivery(new: NewEmail, size_bytes: int, now: Millis) -> Delivery:
+def new_delivery(new: NewEmail, size_bytes: int, now: Millis) -> Delivery:
+    """The order to get it out, as it is accepted: due at once."""
     return Delivery(
         email_id=new.email.id,
         project=new.email.project,

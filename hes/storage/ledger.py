@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from hes.case import Case, Change
 from hes.ids import NewId
 from hes.model import (
     Attempt,
@@ -20,7 +21,6 @@ from hes.model import (
     Resolution,
     Status,
 )
-from hes.policy import Case, Change
 from hes.storage import tables
 from hes.storage.batches import Insert, Row, Update
 

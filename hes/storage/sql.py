@@ -5,12 +5,13 @@ A kind of database adds only how a write transaction begins, what time it is, an
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
+from hes.case import Case, Change
 from hes.errors import NotFound, StorageUnavailable, WrongState
 from hes.ids import NewId
 from hes.model import (
@@ -26,7 +27,7 @@ from hes.model import (
     Reason,
     Status,
 )
-from hes.policy import Case, Change, Policy, holds_lease
+from hes.policy import Policy, holds_lease
 from hes.storage import accepting, tables
 from hes.storage.groups import GroupCommit
 from hes.storage.ledger import Ledger, attempt_of, delivery_of, event_of, load
@@ -47,10 +48,10 @@ _select_content = sa.select(tables.emails.c.id, tables.emails.c.content).where(
     tables.emails.c.id.in_(sa.bindparam("email_ids", expanding=True)), tables.emails.c.content.is_not(None)
 )
 _select_lapsed = (
-    sa.select(tables.deliveries.c.email_id)
+    sa.select(tables.deliveries.c.email_id, tables.deliveries.c.attempt_id)
     .where(sa.text(tables.IS_LEASED), tables.deliveries.c.lease_ends_at <= sa.bindparam("now"))
     .order_by(tables.deliveries.c.lease_ends_at)
-    .limit(BATCH)
+    .limit(sa.bindparam("most"))
 )
 _select_expired = (
     sa.select(tables.deliveries.c.email_id)
@@ -208,20 +209,26 @@ class SqlStorage:
 
         await self._database.write(work)
 
-    async def sweep(self) -> Swept:
-        return await self._sweep(_select_lapsed)
+    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+        return await self._sweep(_select_lapsed, held)
 
     async def recover(self) -> int:
         """Lapse every lease, however long it would still run. Only for who can prove that their holders are dead."""
-        leased = sa.select(tables.deliveries.c.email_id).where(sa.text(tables.IS_LEASED)).limit(BATCH)
+        leased = (
+            sa.select(tables.deliveries.c.email_id, tables.deliveries.c.attempt_id)
+            .where(sa.text(tables.IS_LEASED))
+            .limit(sa.bindparam("most"))
+        )
         count = 0
         while (swept := await self._sweep(leased)).lapsed:
             count += swept.lapsed
         return count
 
-    async def _sweep(self, select_leased: sa.Select[Any]) -> Swept:
+    async def _sweep(self, select_leased: sa.Select[Any], held: Collection[AttemptId] = ()) -> Swept:
         def work(connection: sa.Connection, now: Millis) -> Swept:
-            lapsed = connection.execute(select_leased, {"now": now}).scalars().all()
+            most = {"now": now, "most": BATCH + len(held)}
+            leased = connection.execute(select_leased, most).all()
+            lapsed = [email_id for email_id, attempt_id in leased if attempt_id not in held][:BATCH]
             expired = connection.execute(_select_expired, {"now": now}).scalars().all()
             ledger = load(connection, (EmailId(i) for i in (*lapsed, *expired)))
             for email_id in lapsed:

@@ -49,24 +49,34 @@ async def open_sqlite(path: Path, policy: Policy, clock: Clock, new_id: NewId) -
     Raises ConfigError when another process has it open or the file can't be used.
     """
     with locked(path):
-        engine = sync_engine(path)
-        try:
+        with schema(path) as engine:
             migrations.upgrade(engine)
-        except (sa.exc.DatabaseError, CommandError) as error:
-            reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
-            raise ConfigError(
-                f"HES_DATABASE_URL: {path} can't be used: {reason}. Example: sqlite:///./hes.db"
-            ) from error
-        finally:
-            engine.dispose()
         database = SqliteDatabase(path, clock)
         storage = SqlStorage(database, policy, new_id)
         async with database, anyio.create_task_group() as tasks:
             tasks.start_soon(storage.accepts.run, name="storage: accepts")
+            tasks.start_soon(database.end_when_broken, name="storage: broken disk")
             if lapsed := await storage.recover():
                 _log.warning("%d emails were in flight when the last process ended; they are in doubt", lapsed)
             yield storage
             tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def schema(path: Path) -> Iterator[sa.Engine]:
+    """The file, for a look at its schema or a change of it. Raises ConfigError with what was wrong."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise ConfigError(f"HES_DATABASE_URL: this Python has SQLite {sqlite3.sqlite_version}, HES needs 3.40 or newer")
+    with contextlib.suppress(OSError):  # made here, so that nobody else can read it; what is wrong is told below
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    engine = sync_engine(path)
+    try:
+        yield engine
+    except (sa.exc.DatabaseError, CommandError) as error:
+        reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        raise ConfigError(f"HES_DATABASE_URL: {path} can't be used: {reason}. Example: sqlite:///./hes.db") from error
+    finally:
+        engine.dispose()
 
 
 @contextmanager
@@ -93,13 +103,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def sync_engine(path: Path) -> sa.Engine:
-    """For migrations only. They run in one transaction, data definitions included."""
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise ConfigError(f"HES_DATABASE_URL: this Python has SQLite {sqlite3.sqlite_version}, HES needs 3.40 or newer")
+    """For writing: every transaction is one from its first statement on, data definitions included."""
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
         # One is made for each kind of batch and number of rows in it; the driver's default of 128 is soon used up.
         connect_args={"cached_statements": 2000, "check_same_thread": False},
+        hide_parameters=True,  # they are addresses and bodies, and errors are logged
     )
     _begin_with(engine, "BEGIN IMMEDIATE")
     return engine
@@ -111,10 +120,14 @@ class SqliteDatabase:
     def __init__(self, path: Path, clock: Clock) -> None:
         url = sa.URL.create("sqlite+aiosqlite", database=str(path))
         self._clock = clock
+        self._path = path
+        self._inode = path.stat().st_ino
         self._writer = sync_engine(path)
-        self._reader = create_async_engine(url, pool_size=READERS, max_overflow=0)
+        self._reader = create_async_engine(url, pool_size=READERS, max_overflow=0, hide_parameters=True)
         _begin_with(self._reader.sync_engine, "BEGIN")
         self._one_writer = anyio.CapacityLimiter(1)
+        self._broken: StorageBroken | None = None
+        self._broke = anyio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,18 +140,43 @@ class SqliteDatabase:
     async def write(self, work: Work[T]) -> T:
         # A whole transaction in one go in a thread: through aiosqlite it would be some forty hops between two threads,
         # which cost more than SQLite itself does.
-        return await anyio.to_thread.run_sync(self._write, work, limiter=self._one_writer)
+        with self._watched():
+            return await anyio.to_thread.run_sync(self._write, work, limiter=self._one_writer)
 
     def _write(self, work: Work[T]) -> T:
+        self._check_file()
         with _translated(), self._writer.begin() as connection:
             return work(connection, self._clock())
 
+    def _check_file(self) -> None:
+        """A file that was removed or replaced takes every commit, and none of them is seen again."""
+        try:
+            is_ours = self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_ours = False
+        if not is_ours:
+            raise StorageBroken(f"{self._path} was removed or replaced while HES was using it")
+
     async def read(self, work: Work[T]) -> T:
         result: T
-        with _translated(), anyio.CancelScope(shield=True):
+        with self._watched(), _translated(), anyio.CancelScope(shield=True):
             async with self._reader.begin() as connection:
                 result = await connection.run_sync(work, self._clock())
         return result
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageBroken as error:
+            self._broken = error
+            self._broke.set()
+            raise
+
+    async def end_when_broken(self) -> None:
+        """Raises StorageBroken once the disk failed anybody, whoever that was and whatever became of its error."""
+        await self._broke.wait()
+        raise self._broken or StorageBroken("the disk failed the database")
 
 
 @contextmanager
@@ -164,7 +202,9 @@ def _meaning(error: sa.exc.DBAPIError) -> StorageError | None:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
         meaning = {"SQLITE_FULL": "the disk is full", "SQLITE_BUSY": "another program holds the database"}
         return StorageUnavailable(meaning.get(name, f"the database can't be used now ({name})"))
-    return None
+    if isinstance(error, sa.exc.OperationalError) and name != "SQLITE_ERROR":
+        return StorageUnavailable(f"the database can't be used now ({name or 'no reason given'})")
+    return None  # a wrong statement or row: a bug of ours
 
 
 def _begin_with(engine: sa.Engine, statement: str) -> None:

@@ -5,7 +5,7 @@ All times are the storage's own: on Postgres the database's clock, on SQLite thi
 process. Nothing here is called with a lock or a transaction held, and none is held when a call returns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -146,8 +146,12 @@ class Storage(Protocol):
         """Write what was found out about named attempts, and what follows from it. Unknown attempts are passed over."""
         ...
 
-    async def sweep(self) -> Swept:
-        """Turn lapsed leases into doubt and end what has expired: at most 500 each, in one transaction."""
+    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+        """Turn lapsed leases into doubt and end what has expired: at most 500 each, in one transaction.
+
+        `held`: attempts that are in this process's hands. Their outcomes are known here or will be, so however late
+        it is, their leases do not lapse here.
+        """
         ...
 
     async def cancel(self, project: str, email_id: EmailId) -> None:

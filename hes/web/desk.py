@@ -1,9 +1,11 @@
 """What the handlers work with: one object, made by `hes.app`, handed to each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from msgspec import Struct
 
+from hes.errors import Overloaded
 from hes.model import Clock, OnDoubt
 from hes.storage.storage import Storage
 from hes.web.auth import Authenticator
@@ -14,6 +16,25 @@ class Readiness:
 
     def __init__(self) -> None:
         self.is_stopping = False
+
+
+class Budget:
+    """How many bytes of emails may be in hand at once, from the first byte read until they are on disk."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total = total_bytes
+        self._held = 0
+
+    @contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Raises Overloaded if that is too much together with what others hold. One alone may be larger."""
+        if self._held and self._held + count > self._total:
+            raise Overloaded("HES has as many emails in hand as fit into its memory")
+        self._held += count
+        try:
+            yield
+        finally:
+            self._held -= count
 
 
 class Desk(Struct, frozen=True, kw_only=True):
@@ -33,3 +54,5 @@ class Desk(Struct, frozen=True, kw_only=True):
     expires_in: int
     attempt_timeout: float
     attempt_timeout_limit: float
+    max_body_bytes: int
+    bodies: Budget

@@ -14,6 +14,7 @@ from hes.web.body import Submission, read_email
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.requests import (
+    body_bytes,
     read_email_id,
     read_idempotency_key,
     read_nothing,
@@ -39,15 +40,16 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
-    submission = read_email(
-        await request.body(),
-        provider_names=desk.provider_names,
-        attempt_timeout_limit=desk.attempt_timeout_limit,
-        outbox_only=desk.outbox_only,
-    )
-    if principal.sender_domains and submission.sender.domain not in principal.sender_domains:
-        raise Forbidden("This key may not send from that domain.")
-    accepted = await desk.storage.accept(new_email(desk, principal, submission, key))
+    with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
+        submission = read_email(
+            await request.body(),
+            provider_names=desk.provider_names,
+            attempt_timeout_limit=desk.attempt_timeout_limit,
+            outbox_only=desk.outbox_only,
+        )
+        if principal.sender_domains and submission.sender.domain not in principal.sender_domains:
+            raise Forbidden("This key may not send from that domain.")
+        accepted = await desk.storage.accept(new_email(desk, principal, submission, key))
     desk.wake()
     return Response(accepted_view(accepted), status_code=202, headers={"Location": f"/v1/emails/{accepted.id}"})
 

@@ -25,6 +25,7 @@ from hes.errors import (
     Invalid,
     NotAuthenticated,
     NotFound,
+    Overloaded,
     StorageBroken,
     StorageError,
     TooLarge,
@@ -137,7 +138,9 @@ def _is_disconnect(error: HTTPException) -> bool:
 def _storage_error(_request: Request[Any, Any, Any], error: StorageError) -> Response[bytes]:
     if isinstance(error, StorageBroken):
         _log.error("the storage failed a write", exc_info=error)
-    return _unavailable("The storage is not available; nothing was changed. Try again.")
+    else:
+        _log.warning("answered with 503: %s", error)
+    return _unavailable("The storage is not available now. Try again; with an Idempotency-Key nothing is sent twice.")
 
 
 def _unavailable(detail: str, headers: dict[str, str] | None = None) -> Response[bytes]:
@@ -152,8 +155,13 @@ def _bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return answer(Problem(type=_type("Internal"), title="Internal error", status=500, detail=detail))
 
 
+def _overloaded(_request: Request[Any, Any, Any], error: Overloaded) -> Response[bytes]:
+    return _unavailable(f"{error}; nothing was stored. Try again.")
+
+
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     CallerError: _caller_error,
+    Overloaded: _overloaded,
     StorageError: _storage_error,
     HTTPException: _http_exception,
     Exception: _bug,

@@ -29,6 +29,12 @@ def require_json(headers: Headers) -> None:
         raise UnsupportedType("Compressed bodies are not taken; send it without `Content-Encoding`.")
 
 
+def body_bytes(headers: Headers, most: int) -> int:
+    """How much memory to keep free for the body: what was announced, else the most that is taken."""
+    announced = headers.get("content-length", "")
+    return min(int(announced), most) if announced.isdecimal() else most
+
+
 def read_idempotency_key(values: Sequence[str]) -> str | None:
     """The one value of all `Idempotency-Key` header lines, 1 to 255 visible ASCII characters; None: no such header.
 

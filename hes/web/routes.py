@@ -16,10 +16,10 @@ SMALL_BODY_BYTES = 64 * 1024
 """What a request may carry where no email is handed in."""
 
 
-def create_web(desk: Desk, *, max_body_bytes: int) -> Litestar:
+def create_web(desk: Desk) -> Litestar:
     """The HTTP application. It owns nothing and starts nothing: whoever makes it has all of it running."""
     return Litestar(
-        [*_routers(max_body_bytes), openapi_json],
+        [*_routers(desk.max_body_bytes), openapi_json],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,  # its routes would take every unknown path with a single segment; see `openapi_json`

@@ -1,7 +1,7 @@
 """The intake leases for free hands only; the janitor sweeps only when that makes no false doubt."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Self
 
 import anyio
@@ -12,7 +12,7 @@ from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
 from hes.actors.sender import Sender
 from hes.errors import StorageUnavailable
-from hes.model import Ended, Leased
+from hes.model import AttemptId, Ended, Leased
 from hes.storage.storage import Leases, Room, Swept
 from tests.actors.parts import ScriptedProvider, a_leased, an_ended, clock, in_virtual_time
 
@@ -37,7 +37,7 @@ class Queue:
         self.due -= count
         return Leases(tuple(a_leased(first - n) for n in range(count)), more=self.due > 0)
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         self.swept_at.append(anyio.current_time())
         return Swept()
 
@@ -52,7 +52,13 @@ class Setup:
         self.inbox = Mailbox[Leased](9)  # no sender runs that would read it
         self.report = Mailbox[Ended](2)
         self.sender = Sender(
-            ScriptedProvider(), self.inbox, self.report, hands=2, clock=clock, monotonic=anyio.current_time
+            ScriptedProvider(),
+            self.inbox,
+            self.report,
+            hands=2,
+            refused_seconds=10,
+            clock=clock,
+            monotonic=anyio.current_time,
         )
         self.intake = Intake(
             self.queue,  # type: ignore[arg-type]  # only leases
@@ -122,6 +128,7 @@ def janitor(setup: Setup, reporter: Behind) -> Janitor:
         setup.queue,  # type: ignore[arg-type]  # only sweeps and prunes
         reporter,  # type: ignore[arg-type]
         setup.trouble,
+        held=lambda: setup.sender.in_hand,
         period_seconds=1,
         lease_seconds=30,
         monotonic=anyio.current_time,

@@ -8,7 +8,7 @@ import pytest
 
 from hes.actors.actor import Mailbox
 from hes.actors.sender import PATIENCE_SECONDS, Sender
-from hes.model import Answer, AttemptId, Ended, Leased, Outcome
+from hes.model import Answer, AttemptId, Ended, Leased, Outcome, Scope
 from tests.actors.parts import ScriptedProvider, a_leased, clock, in_virtual_time
 
 
@@ -17,7 +17,15 @@ class Setup:
         self.provider = ScriptedProvider()
         self.inbox = Mailbox[Leased](3)
         self.report = Mailbox[Ended](3)
-        self.sender = Sender(self.provider, self.inbox, self.report, hands=3, clock=clock, monotonic=anyio.current_time)
+        self.sender = Sender(
+            self.provider,
+            self.inbox,
+            self.report,
+            hands=3,
+            refused_seconds=10,
+            clock=clock,
+            monotonic=anyio.current_time,
+        )
 
     async def told(self) -> Ended:
         return await self.report.receive()
@@ -153,3 +161,47 @@ async def test_calls_that_a_crash_of_the_sender_cut_off_are_told_as_in_doubt() -
     assert ended.answer.outcome is Outcome.IN_DOUBT
     setup.inbox.discard()
     setup.report.discard()
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (Answer(outcome=Outcome.THROTTLED, retry_after_seconds=7), 7),
+        (Answer(outcome=Outcome.THROTTLED), 1),
+        (Answer(outcome=Outcome.REFUSED), 10),
+        (Answer(outcome=Outcome.REFUSED, retry_after_seconds=3600, quota=True), 3600),
+    ],
+)
+def test_told_to_wait_it_asks_nothing_until_then(answer: Answer, seconds: int) -> None:
+    @in_virtual_time
+    async def test() -> None:
+        async with running() as setup:
+
+            async def say(attempt_id: AttemptId) -> Answer:
+                return answer
+
+            setup.provider.script = say
+            setup.sender.take(a_leased(1))
+            await setup.told()
+            assert setup.sender.room().hands == 0
+            setup.sender.take(a_leased(2))  # leased just before
+            assert (await setup.told()).answer is None
+            await anyio.sleep(seconds - 0.1)
+            assert setup.sender.room().hands == 0
+            await anyio.sleep(0.2)
+            assert setup.sender.room().hands == 1
+
+    test()
+
+
+@in_virtual_time
+async def test_a_refused_sender_domain_stops_nobody_else() -> None:
+    async with running() as setup:
+
+        async def say(attempt_id: AttemptId) -> Answer:
+            return Answer(outcome=Outcome.REFUSED, scope=Scope.SENDER_DOMAIN)
+
+        setup.provider.script = say
+        setup.sender.take(a_leased(1))
+        setup.sender.release(await setup.told())
+        assert setup.sender.room().hands == 3

@@ -134,7 +134,8 @@ async def run(command: Sequence[str], folder: Path, **settings: object) -> Async
             yield hes
         finally:
             if process.returncode is None:
-                await hes.kill()
+                with anyio.CancelScope(shield=True):
+                    await hes.kill()
 
 
 def served(folder: Path, **settings: object) -> dict[str, object]:
@@ -157,6 +158,7 @@ class Warm:
         self._stdin = process.stdin
         self._stdout = BufferedByteReceiveStream(process.stdout)
         self._folder = folder
+        self._life: Hes | None = None
 
     async def start(self, **settings: object) -> Hes:
         """The last one must have ended."""
@@ -166,7 +168,14 @@ class Warm:
         await self._stdin.send(msgspec.json.encode(order) + b"\n")
         pid = await self._number()
         log.touch()
-        return Hes(pid, log, self._number)
+        self._life = Hes(pid, log, self._number)
+        return self._life
+
+    async def stop(self) -> None:
+        """Kill the last one, if it is still there."""
+        if self._life is not None:
+            await self._life.kill()
+        await self._stdin.aclose()
 
     async def _number(self) -> int:
         return int(await self._stdout.receive_until(b"\n", 100))
@@ -174,12 +183,15 @@ class Warm:
 
 @asynccontextmanager
 async def warm(folder: Path) -> AsyncIterator[Warm]:
-    """A `Warm`. Whoever starts a life with it ends it."""
+    """A `Warm`, and the end of what it started."""
     command = [sys.executable, "-m", "tests.faults.warm"]
     async with await anyio.open_process(command, stderr=None, cwd=ROOT) as process:
-        yield Warm(process, folder)
-        assert process.stdin is not None
-        await process.stdin.aclose()
+        starter = Warm(process, folder)
+        try:
+            yield starter
+        finally:
+            with anyio.CancelScope(shield=True):
+                await starter.stop()
 
 
 class Fake:
@@ -212,7 +224,8 @@ async def fake_process(*, latency_ms: float = 0) -> AsyncIterator[Fake]:
                 yield Fake(url, http)
         finally:
             process.send_signal(signal.SIGTERM)
-            await process.wait()
+            with anyio.CancelScope(shield=True):
+                await process.wait()
 
 
 class Client:

@@ -4,15 +4,15 @@ Fast enough for thousands of simulated steps a second, and the second kind that 
 what the suite proves of both, the simulation may rely on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from hes.case import Case, Change
 from hes.errors import KeyReused, NotFound, StorageUnavailable
 from hes.ids import NewId
 from hes.model import (
     AttemptId,
     Clock,
     Decision,
-    Delivery,
     EmailId,
     Ended,
     Event,
@@ -22,12 +22,12 @@ from hes.model import (
     Millis,
     Status,
 )
-from hes.policy import Case, Change, Policy, holds_lease
+from hes.policy import Policy, holds_lease
+from hes.storage.accepting import KEY_LIFETIME_MS, new_delivery
 from hes.storage.storage import Accepted, Leases, NewEmail, Recipient, Room, StoredEmail, Swept
 
 BATCH = 500
 LIVE = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
-KEY_LIFETIME_MS = 24 * 3600 * 1000
 
 
 class MemoryStorage:
@@ -77,19 +77,7 @@ class MemoryStorage:
                     raise KeyReused("another body")
                 return known[1]
         accepted = Accepted(email.id, Status.QUEUED, now)
-        delivery = Delivery(
-            email_id=email.id,
-            project=email.project,
-            lane=new.lane,
-            status=Status.QUEUED,
-            due_at=now,
-            expires_at=now + new.expires_in * 1000,
-            expires_in=new.expires_in,
-            on_doubt=new.on_doubt,
-            attempt_timeout=new.attempt_timeout,
-            own_providers=new.own_providers,
-            size_bytes=len(email.text or ""),
-        )
+        delivery = new_delivery(new, len(email.text or ""), now)
         self.cases[email.id] = Case(delivery)
         self._live[email.id] = None
         self.emails[email.id] = (new, accepted)
@@ -150,10 +138,16 @@ class MemoryStorage:
             if (case := self.cases.get(proof.email_id)) is not None:
                 self._apply(self._policy.evidence(case, proof, now))
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         now = self._reach()
         cases = [self.cases[email_id] for email_id in self._live]
-        lapsed = [c for c in cases if c.delivery.lease_ends_at is not None and c.delivery.lease_ends_at <= now]
+        lapsed = [
+            c
+            for c in cases
+            if c.delivery.lease_ends_at is not None
+            and c.delivery.lease_ends_at <= now
+            and c.delivery.attempt_id not in held
+        ]
         for case in lapsed[:BATCH]:
             self._apply(self._policy.lapse(case, now))
         expired = 0

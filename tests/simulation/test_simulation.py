@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from hes.case import Case, Change
 from hes.model import Delivery, Ended, OnDoubt
-from hes.policy import Case, Change, Policy
+from hes.policy import Policy
 from tests.simulation import virtual_time
 from tests.simulation.world import Violation, World
 

@@ -7,7 +7,7 @@ looking at what the providers really took and at what the storage says, not at w
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from hes.actors.janitor import Janitor
 from hes.actors.reporter import Reporter
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
+from hes.case import Case, Rules
 from hes.errors import StorageUnavailable, WrongState
 from hes.ids import id_maker
 from hes.model import (
@@ -38,7 +39,7 @@ from hes.model import (
     Resolution,
     Status,
 )
-from hes.policy import Case, Policy, Rules
+from hes.policy import Policy
 from hes.storage.storage import Leases, NewEmail, Room, Swept
 from tests.simulation.memory import LIVE, MemoryStorage
 
@@ -179,9 +180,9 @@ class NodeStorage:
         await self._thread.step()
         return lost
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         await self._thread.step()
-        swept = await self._storage.sweep()
+        swept = await self._storage.sweep(held)
         self._world.check_books()
         await self._thread.step()
         return swept
@@ -227,6 +228,7 @@ class Node:
                 leased[p.name],
                 report,
                 hands=HANDS,
+                refused_seconds=3,
                 clock=world.clock,
                 monotonic=anyio.current_time,
             )
@@ -252,6 +254,7 @@ class Node:
             storage,  # type: ignore[arg-type]
             reporter,
             trouble,
+            held=lambda: [attempt_id for sender in self.senders.values() for attempt_id in sender.in_hand],
             period_seconds=1,
             lease_seconds=LEASE_SECONDS,
             monotonic=anyio.current_time,

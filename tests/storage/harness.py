@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from msgspec import Struct
 
+from hes.case import Rules
 from hes.ids import NewId, id_maker
 from hes.model import (
     Address,
@@ -30,7 +31,7 @@ from hes.model import (
     Outcome,
     Status,
 )
-from hes.policy import Policy, Rules
+from hes.policy import Policy
 from hes.storage import migrations, tables
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite, sync_engine

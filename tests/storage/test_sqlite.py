@@ -325,10 +325,6 @@ async def test_a_file_that_another_program_holds_is_waited_for_and_no_longer(
 @pytest.mark.parametrize(
     ("code", "becomes"),
     [
-        ("SQLITE_IOERR_FSYNC", StorageBroken),
-        ("SQLITE_IOERR_WRITE", StorageBroken),
-        ("SQLITE_CORRUPT", StorageBroken),
-        ("SQLITE_NOTADB", StorageBroken),
         ("SQLITE_BUSY", StorageUnavailable),
         ("SQLITE_BUSY_SNAPSHOT", StorageUnavailable),
         ("SQLITE_FULL", StorageUnavailable),
@@ -351,6 +347,36 @@ async def test_what_each_error_of_sqlite_means(
         await sql._database.write(work)
     assert "a statement" not in str(caught.value)
     assert (await bench.read(email_id)).email is not None
+
+
+@pytest.mark.parametrize("code", ["SQLITE_IOERR_FSYNC", "SQLITE_IOERR_WRITE", "SQLITE_CORRUPT", "SQLITE_NOTADB"])
+async def test_a_broken_disk_ends_the_storage_whoever_met_it(tmp_path: Path, clock: FakeClock, code: str) -> None:
+    def work(_connection: sa.Connection, _now: int) -> None:
+        error = sqlite3.OperationalError("made up")
+        error.sqlite_errorname = code
+        raise sa.exc.OperationalError("a statement", None, error)
+
+    with pytest.RaisesGroup(StorageBroken, flatten_subgroups=True):
+        async with opened(sqlite_file(tmp_path), clock) as storage:
+            with contextlib.suppress(StorageBroken):
+                await storage._database.read(work)
+            await anyio.sleep_forever()
+
+
+async def test_a_removed_file_takes_no_email(tmp_path: Path, clock: FakeClock) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with bench_at(sqlite_file(tmp_path), clock) as bench:
+            sqlite_file(tmp_path).unlink()
+            with pytest.raises(StorageBroken, match="removed or replaced"):
+                await bench.accept()
+            await anyio.sleep_forever()
+    assert caught.value.split(StorageBroken)[1] is None
+
+
+async def test_nobody_else_can_read_the_file(tmp_path: Path, clock: FakeClock) -> None:
+    async with bench_at(sqlite_file(tmp_path), clock) as bench:
+        await bench.accept()
+        assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
 
 
 async def test_a_failed_sync_ends_the_storage(tmp_path: Path, clock: FakeClock) -> None:

@@ -12,15 +12,16 @@ import httpx
 import sqlalchemy as sa
 from msgspec.structs import replace
 
+from hes.case import Rules
 from hes.ids import id_maker
 from hes.model import Answer, Decision, EmailId, Ended, Leased, OnDoubt, Outcome
-from hes.policy import Policy, Rules
+from hes.policy import Policy
 from hes.storage import tables
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Room
 from hes.web.auth import BootstrapKey
-from hes.web.desk import Desk, Readiness
+from hes.web.desk import Budget, Desk, Readiness
 from hes.web.problems import MEDIA_TYPE
 from hes.web.routes import create_web
 
@@ -51,9 +52,11 @@ class Service:
             expires_in=86_400,
             attempt_timeout=10.0,
             attempt_timeout_limit=18.0,
+            max_body_bytes=MAX_BODY_BYTES,
+            bodies=Budget(2 * MAX_BODY_BYTES),
         )
 
-        self._app = create_web(self.desk, max_body_bytes=MAX_BODY_BYTES)
+        self._app = create_web(self.desk)
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -62,7 +65,7 @@ class Service:
         self, method: str, path: str, *, key: str | None = KEY, desk: dict[str, Any] | None = None, **sent: Any
     ) -> httpx.Response:
         """One request. `desk`: parts of the desk that are others this once."""
-        app = create_web(replace(self.desk, **desk), max_body_bytes=MAX_BODY_BYTES) if desk else self._app
+        app = create_web(replace(self.desk, **desk)) if desk else self._app
         transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
         auth = [] if key is None else [("Authorization", f"Bearer {key}")]
         headers = sent.pop("headers", {})

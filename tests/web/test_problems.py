@@ -164,9 +164,13 @@ async def test_a_bug_is_500_without_anything_internal_and_logged_once(
 async def test_what_is_not_a_bug_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="hes"):
         await answer_to(InvalidEmail("x"))
-        await answer_to(StorageUnavailable("x"))
         await ask("GET", "/nowhere")
     assert caplog.records == []
+
+
+async def test_that_the_storage_is_away_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    await answer_to(StorageUnavailable("the disk is full"))
+    assert [record.getMessage() for record in caplog.records] == ["answered with 503: the disk is full"]
 
 
 @pytest.mark.parametrize(

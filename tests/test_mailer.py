@@ -1,0 +1,57 @@
+"""The wired actors, stopped in a bad moment: what was leased last still finds a hand, and no doubt is made."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+
+from hes.app import Mailer, now, open_storage
+from hes.ids import id_maker
+from hes.model import EmailId
+from hes.settings import load
+from hes.storage.sql import SqlStorage
+from hes.storage.storage import Leases, NewEmail, Room
+from tests.fakes import an_email
+
+
+class SlowToLease:
+    """A storage whose leases take until they are let go."""
+
+    def __init__(self, storage: SqlStorage) -> None:
+        self._storage = storage
+        self.leased = anyio.Event()
+        self.let_go = anyio.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._storage, name)
+
+    async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
+        leases = await self._storage.lease(rooms, size_budget=size_budget, is_idle=is_idle, deadline=deadline)
+        if leases.items:
+            self.leased.set()
+            await self.let_go.wait()
+        return leases
+
+
+async def test_a_stop_while_a_lease_is_being_made_makes_no_doubt(tmp_path: Path) -> None:
+    settings = load(
+        {}, {"HES_DATABASE_URL": f"sqlite:///{tmp_path}/hes.db", "HES_OUTBOX_DIR": f"{tmp_path}/out"}, tmp_path
+    )
+    rng = random.Random(1)
+    async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
+        slow = SlowToLease(storage)
+        mailer = Mailer(settings, slow, now, rng)  # type: ignore[arg-type]  # passes all else on
+        email = an_email(id=EmailId("0190"))
+        new = NewEmail(email=email, lane="p", on_doubt=settings.on_doubt, expires_in=60, attempt_timeout=10)
+        await storage.accept(new)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(mailer.run)
+                await slow.leased.wait()
+                mailer.stop()
+                slow.let_go.set()
+        await mailer.aclose()
+        stored = await storage.read(email.project, email.id)
+        assert stored.delivery.status == "sent"
+        assert [attempt.outcome for attempt in stored.attempts] == ["accepted"]
