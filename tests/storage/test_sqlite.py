@@ -363,13 +363,17 @@ async def test_a_broken_disk_ends_the_storage_whoever_met_it(tmp_path: Path, clo
             await anyio.sleep_forever()
 
 
-async def test_a_removed_file_takes_no_email(tmp_path: Path, clock: FakeClock) -> None:
+async def lose_the_file(path: Path, clock: FakeClock) -> None:
+    async with bench_at(path, clock) as bench:
+        path.unlink()
+        with pytest.raises(StorageBroken, match="removed or replaced"):
+            await bench.accept()
+        await anyio.sleep_forever()
+
+
+async def test_a_removed_file_takes_no_email_and_ends_the_storage(tmp_path: Path, clock: FakeClock) -> None:
     with pytest.raises(BaseExceptionGroup) as caught:
-        async with bench_at(sqlite_file(tmp_path), clock) as bench:
-            sqlite_file(tmp_path).unlink()
-            with pytest.raises(StorageBroken, match="removed or replaced"):
-                await bench.accept()
-            await anyio.sleep_forever()
+        await lose_the_file(sqlite_file(tmp_path), clock)
     assert caught.value.split(StorageBroken)[1] is None
 
 
