@@ -36,8 +36,9 @@ def _why_not() -> str:
 
 
 WHY_NOT = _why_not()
+# strace fills a process id up to five places with spaces.
 SYNCED = re.compile(r" f(?:data)?sync\(\d+<[^>]*hes\.db-wal>\) += 0")
-RESUMED = re.compile(r"(\d+) <\.\.\. (\w+) resumed>(.*)")
+RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)")
 
 
 def whole_calls(lines: Sequence[str]) -> Iterator[tuple[int, int, str]]:
@@ -74,7 +75,7 @@ async def test_the_sync_to_disk_returns_before_the_202_is_written(tmp_path: Path
 async def trace_of(path: Path, pid: int) -> list[str] | None:
     """The trace's lines, once strace has written down the end of the process."""
     text = await anyio.Path(path).read_text()
-    return text.splitlines() if re.search(rf"^{pid} \+\+\+ ", text, re.MULTILINE) else None
+    return text.splitlines() if re.search(rf"^{pid} +\+\+\+ ", text, re.MULTILINE) else None
 
 
 async def test_fifty_posts_at_once_with_one_key_are_one_email(tmp_path: Path) -> None:
