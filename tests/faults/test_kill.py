@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 SEED = 20261124
 EMAILS, KILLS, HANDS, CLIENTS = 1000, 20, 64, 4
-LATENCY_MS = 200
+LATENCY_MS = 300
 LIFE_SECONDS = 0.9
 """A life is killed so long after it was ready, at most."""
 START_SECONDS = 0.2
