@@ -6,7 +6,8 @@ storage ◀─ lease ─ intake ─▶ sender ─▶ provider       (per provide
    ▲                            │
    └── settle ── reporter ◀─────┘  then the hand is free, and the intake is woken
 
-janitor: lapsed leases, expiry, old keys              supervisor: above all of them
+gatekeeper: what the gates learn, and operators say   janitor: lapsed leases, expiry, old keys
+supervisor: above all of them
 """
 
 import random
@@ -20,16 +21,20 @@ import sqlalchemy as sa
 from litestar import Litestar
 
 from hes.actors.actor import Mailbox, StorageTrouble
+from hes.actors.gate import Gate, GateSettings
+from hes.actors.gatekeeper import Gatekeeper
 from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
 from hes.actors.reporter import Reporter
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
-from hes.case import Rules
+from hes.case import Backoff, Rules
 from hes.ids import NewId
 from hes.model import Clock, Ended, Leased, Millis
 from hes.policy import Policy
+from hes.provider_settings import ProviderSettings
 from hes.providers import Surroundings, make_provider
+from hes.providers.provider import Provider
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
@@ -49,26 +54,10 @@ class Mailer:
     """The actors that get emails out, wired."""
 
     def __init__(self, settings: Settings, storage: SqlStorage, clock: Clock, rng: random.Random) -> None:
-        around = Surroundings(clock=clock, keep=storage.keep, outbox_dir=settings.outbox_dir)
-        self._providers = [make_provider(provider, around) for provider in settings.providers]
-        hands = {provider.name: provider.max_in_flight for provider in settings.providers}
-        rests = {provider.name: provider.gate_open_seconds for provider in settings.providers}
         monotonic = time.monotonic
         trouble = StorageTrouble(monotonic)
-        self._outcomes = Mailbox[Ended](sum(hands.values()))
-        self._leased = {name: Mailbox[Leased](count) for name, count in hands.items()}
-        self._senders = {
-            p.name: Sender(
-                p,
-                self._leased[p.name],
-                self._outcomes,
-                hands=hands[p.name],
-                refused_seconds=rests[p.name],
-                clock=clock,
-                monotonic=monotonic,
-            )
-            for p in self._providers
-        }
+        around = Surroundings(clock=clock, keep=storage.keep, outbox_dir=settings.outbox_dir)
+        self._senders: dict[str, Sender] = {}
         self.intake = Intake(
             storage,
             self._senders,
@@ -78,8 +67,37 @@ class Mailer:
             monotonic=monotonic,
             rng=rng,
         )
-        self._reporter = Reporter(storage, self._outcomes, trouble, release=self._release, wake=self.intake.wake)
-        janitor = Janitor(
+        self.gatekeeper = Gatekeeper(
+            storage, self._senders, self.intake, trouble, daily_quotas=daily_quotas(settings), clock=clock
+        )
+        self._outcomes = Mailbox[Ended](sum(p.max_in_flight for p in settings.providers))
+        self._leased: list[Mailbox[Leased]] = []
+        self._providers: list[Provider] = []
+        for one in settings.providers:
+            mailbox = Mailbox[Leased](one.max_in_flight)
+            provider = make_provider(one, around)
+            gate = Gate(
+                one.name,
+                gate_settings(one),
+                clock=clock,
+                monotonic=monotonic,
+                rng=rng,
+                changed=self.gatekeeper.wake,
+            )
+            self._leased.append(mailbox)
+            self._providers.append(provider)
+            self._senders[one.name] = Sender(
+                provider,
+                gate,
+                mailbox,
+                self._outcomes,
+                hands=one.max_in_flight,
+                timeout_seconds=one.attempt_timeout,
+                clock=clock,
+                monotonic=monotonic,
+            )
+        self._reporter = Reporter(storage, self._outcomes, self._senders, trouble, wake=self.intake.wake)
+        self._janitor = Janitor(
             storage,
             self._reporter,
             trouble,
@@ -90,15 +108,13 @@ class Mailer:
             rng=rng,
         )
         self._supervisor = Supervisor(monotonic, rng)
-        self._janitor = janitor
-
-    def _release(self, ended: Ended) -> None:
-        self._senders[ended.provider].release(ended)
 
     async def run(self) -> None:
         """Work until `stop`, then let what is in flight end, and write down how. Raises what an actor died of."""
+        await self.gatekeeper.load()
         async with anyio.create_task_group() as others:
             others.start_soon(self._supervisor.run, self._janitor)
+            others.start_soon(self._supervisor.run, self.gatekeeper)
             async with anyio.create_task_group() as writing:
                 writing.start_soon(self._supervisor.run, self._reporter)
                 async with anyio.create_task_group() as sending:
@@ -120,7 +136,7 @@ class Mailer:
 
     async def aclose(self) -> None:
         self._outcomes.discard()
-        for mailbox in self._leased.values():
+        for mailbox in self._leased:
             mailbox.discard()
         for provider in self._providers:
             await provider.aclose()
@@ -133,14 +149,27 @@ async def open_storage(
     """The storage that `HES_DATABASE_URL` names. One line per kind."""
     rules = Rules(
         providers=tuple(provider.name for provider in settings.providers),
-        weights={provider.name: provider.weight for provider in settings.providers},
+        routes=settings.routes,
+        backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in settings.providers},
+        daily_quotas=daily_quotas(settings),
         lease_seconds=settings.lease_seconds,
-        retry_base_seconds=settings.retry_base_seconds,
-        retry_cap_seconds=settings.retry_cap_seconds,
-        refused_seconds=settings.gate_open_seconds,
     )
     async with open_sqlite(sqlite_path(settings), Policy(rules, rng), clock, new_id) as storage:
         yield storage
+
+
+def daily_quotas(settings: Settings) -> dict[str, int]:
+    return {p.name: p.daily_quota for p in settings.providers if p.daily_quota is not None}
+
+
+def gate_settings(provider: ProviderSettings) -> GateSettings:
+    return GateSettings(
+        fail_max=provider.gate_fail_max,
+        open_seconds=provider.gate_open_seconds,
+        max_in_flight=provider.max_in_flight,
+        rate_per_second=provider.rate_per_second,
+        weight=provider.weight,
+    )
 
 
 def sqlite_path(settings: Settings) -> Path:
@@ -163,7 +192,6 @@ def create_app(
         outbox_only=all(provider.kind == "outbox" for provider in settings.providers),
         on_doubt=settings.on_doubt,
         expires_in=settings.expires_in,
-        attempt_timeout=settings.attempt_timeout,
         max_body_bytes=settings.max_body_bytes,
         bodies=Budget(BODY_BYTES_IN_HAND),
         attempt_timeout_limit=min(settings.lease_seconds, settings.grace_seconds) - MARGIN_SECONDS,

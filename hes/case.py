@@ -38,15 +38,22 @@ class Change(Struct, frozen=True):
     """The row of an attempt that was never made."""
 
 
+class Backoff(Struct, frozen=True):
+    """How long an email waits between two rounds: seconds, doubled from round to round, at most so many."""
+
+    base_seconds: float = 1.0
+    cap_seconds: float = 600.0
+
+
 class Rules(Struct, frozen=True, kw_only=True):
-    """The settings that decisions depend on. Seconds."""
+    """The settings that decisions depend on."""
 
     providers: tuple[str, ...]
     """Names of all configured providers, in the order of the configuration."""
-    weights: Mapping[str, float] = {}
-    """Shares of the traffic; 1 for who is not named."""
+    routes: Mapping[str, tuple[tuple[str, ...], ...]] = {}
+    """Stream -> ordered groups of providers. A stream without an entry uses all of them, by weight."""
+    backoffs: Mapping[str, Backoff] = {}
+    """By the provider that was tried last in a round."""
+    daily_quotas: Mapping[str, int] = {}
+    """How many emails a day (UTC) a provider may be given. Who is not named: any number."""
     lease_seconds: float = 30
-    retry_base_seconds: float = 1
-    retry_cap_seconds: float = 600
-    refused_seconds: float = 10
-    """How long an email rests that the only usable provider refused for reasons of the account."""

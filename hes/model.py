@@ -183,8 +183,9 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     email_id: EmailId
     project: str
-    lane: str
-    """Project and whatever decides which providers may take it; deliveries of one lane are interchangeable."""
+    stream: str = "default"
+    """The caller's label that chooses the route."""
+    sender_domain: str = ""
     status: Status
     reason: Reason | None = None
     due_at: Millis
@@ -193,8 +194,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
     expires_in: int
     """Seconds; what `expires_at` is counted anew from when a person says that it is to be sent again."""
     on_doubt: OnDoubt
-    attempt_timeout: float
-    """Seconds, over the whole call to the provider."""
+    attempt_timeout: float = 0.0
+    """Seconds, over the whole call to the provider; 0: as the provider is set."""
     own_providers: tuple[str, ...] = ()
     """The caller's own list: restricts and orders. Empty: any."""
     size_bytes: int = 0
@@ -211,6 +212,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
     """Who can never take this email."""
     round: int = 0
     """How often all usable providers were gone through after trouble of theirs; what the backoff grows with."""
+    is_retry: bool = False
+    """A later round after `unavailable`: each try takes from the provider's retry budget."""
     lapses: int = 0
     """In how many crashes this was in flight."""
     version: int = 1
@@ -279,6 +282,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     answer: Answer | None
     note: str = ""
     """Why it was not tried."""
+    is_believed: bool = True
+    """False: a `rejected` from a provider that has rejected everything of late; another is asked before it counts."""
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -304,3 +309,91 @@ class Leased(Struct, frozen=True, kw_only=True):
     size_bytes: int
     deadline: float
     """On this process's monotonic clock: by then the outcome must be known, or no byte may go out."""
+    failed_over_from: str | None = None
+    """Who had it before in this round."""
+    is_retry: bool = False
+    """It takes from the provider's retry budget."""
+
+
+class Room(Struct, frozen=True, kw_only=True):
+    """What one provider's sender can take now."""
+
+    hands: int
+    """Free ones, as far as gate, concurrency, rate and quota allow."""
+    render_version: int = 1
+    timeout_seconds: float = 10.0
+    """Over one call, for emails that have no time-out of their own."""
+    weight: float = 1.0
+    """Its share of the traffic now: the configured one, less while it fails or answers slowly."""
+    is_shut: bool = False
+    """Nobody can go there, and not only because all hands are busy."""
+    is_probe: bool = False
+    """Its one hand is to find out whether it works again."""
+    closed_domains: frozenset[str] = frozenset()
+    """Sender domains that it does not take now."""
+    probing_domains: frozenset[str] = frozenset()
+    """Sender domains of which one email may find out whether it takes them again."""
+    retries: int = 100
+    """How many emails of later rounds it may get: what is left of the retry budget."""
+
+
+class FactKind(StrEnum):
+    """What is known of a provider's account, by the word of the provider or of an operator."""
+
+    REFUSED = "refused"
+    PAUSED = "paused"
+
+
+class Fact(Struct, frozen=True, kw_only=True):
+    """A provider takes nothing of ours, or nothing from one sender domain. It outlives the process."""
+
+    provider: str
+    kind: FactKind
+    sender_domain: str = ""
+    """Empty: all of them."""
+    reason: str
+    since: Millis
+    until: Millis | None = None
+    """When it is asked again; None: when an operator says so."""
+    by: str
+    """Who says so: an operator's key, or a process."""
+
+
+FactKey = tuple[str, FactKind, str]
+"""Provider, kind, and sender domain or ""."""
+
+
+class GateState(StrEnum):
+    """How a provider stands, for people."""
+
+    UP = "up"
+    SLOWED = "slowed"
+    PROBING = "probing"
+    DOWN = "down"
+    REFUSED = "refused"
+    PAUSED = "paused"
+
+
+class GateStatus(Struct, frozen=True, kw_only=True):
+    """How a provider's gate stands, for people."""
+
+    name: str
+    kind: str
+    state: GateState
+    reason: str | None
+    since: Millis
+    until: Millis | None
+    """When it is asked again by itself."""
+    weight: float
+    effective_weight: float
+    """Less than the weight while it fails or answers slowly."""
+    in_flight: int
+    in_flight_limit: int
+    rate_limit: float | None
+    """Emails a second; None: none is known."""
+    sent_last_minute: int
+    error_rate: float
+    """Of late, between 0 and 1; fades within half a minute."""
+    refused_sender_domains: tuple[str, ...]
+    daily_quota: int | None = None
+    quota_left: int | None = None

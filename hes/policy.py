@@ -6,18 +6,22 @@ Which moves exist at all is the table in `hes.transitions`; here is when they ar
 are what can happen to an email: it is leased, its lease ends with an outcome (`settle`) or without one (`lapse`),
 somebody finds something out (`evidence`), a person speaks (`cancel`, `resolve`), its time is over (`expire`).
 
+Who takes an email next is decided in `hes.routing`.
+
 Known weakness: no provider has a means to find out what became of a doubt yet, so the search of a doubt ends in the
 moment it begins, and the sender's policy acts at once.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
 from hes import timeline
-from hes.case import Case, Change, Rules
+from hes.case import Backoff, Case, Change, Rules
 from hes.errors import WrongState
+from hes.lanes import lane_of
 from hes.model import (
     Answer,
     Attempt,
@@ -32,73 +36,29 @@ from hes.model import (
     Outcome,
     Reason,
     Resolution,
+    Room,
     Status,
 )
-from hes.rotation import Rotation
+from hes.routing import POISON_LAPSES, Routing
 from hes.transitions import Cause, allows, move
+
+Rooms = Mapping[str, Room]
+
+NOBODY_IS_SHUT: Rooms = MappingProxyType({})
+"""For what is decided where the providers' gates are not known."""
+
+_BACKS_OFF = frozenset({Outcome.UNAVAILABLE, Outcome.IN_DOUBT})
 
 WENT_OUT = frozenset({Status.SENT, Status.DELIVERED, Status.BOUNCED, Status.COMPLAINED})
 
-POISON_LAPSES = 3
-"""In flight at so many crashes: held, whatever the policy."""
-
-OTHERS_BEFORE_A_SUSPECT = 200
-"""While others are due, so many of them go between two suspects: each makes all the others wait for its call to end."""
-
 
 class Policy:
-    """All decisions. Randomness is passed in, for the jitter of the backoff; whose turn it is, is remembered."""
+    """All decisions. Randomness is passed in, for the jitter of the backoff."""
 
     def __init__(self, rules: Rules, rng: random.Random) -> None:
         self.rules = rules
+        self.routing = Routing(rules)
         self._rng = rng
-        self._rotation = Rotation(rules.weights)
-        self._since_suspect = 0
-
-    # --- who may take it -----------------------------------------------------------------------------------------
-
-    def usable(self, delivery: Delivery) -> list[str]:
-        """Providers that may ever take this email, in order of preference."""
-        names = delivery.own_providers or self.rules.providers
-        return [n for n in names if n in self.rules.providers and n not in delivery.declined_by]
-
-    def takers(self, delivery: Delivery, rooms: Mapping[str, int]) -> list[str]:
-        """Providers with a free hand that may take it now. Who was tried in this round waits for the next."""
-        return [n for n in self.usable(delivery) if n not in delivery.tried and rooms.get(n, 0) > 0]
-
-    def give_out(
-        self, due: Sequence[Delivery], rooms: Mapping[str, int], size_budget: int, *, is_idle: bool
-    ) -> list[tuple[Delivery, str]] | None:
-        """Which of the due deliveries go into whose free hands, in their order.
-
-        The caller's own list is an order of preference; else the providers take turns by their weights.
-        A suspect, in flight at all crashes but the last that is allowed, goes alone and only while nothing else is in
-        flight (`is_idle`). It gets its turn when nothing else is due, or after so many others; None: it is its turn
-        and not idle yet, so nothing may be given out now.
-        """
-        hands = dict(rooms)
-        chosen: list[tuple[Delivery, str]] = []
-        suspect: tuple[Delivery, str] | None = None
-        for delivery in due:
-            takers = self.takers(delivery, hands)
-            if not takers:
-                continue
-            if delivery.lapses >= POISON_LAPSES - 1:
-                suspect = suspect or (delivery, takers[0])
-                continue
-            if delivery.size_bytes > size_budget and not (is_idle and not chosen):
-                break
-            provider = takers[0] if delivery.own_providers else self._rotation.pick(takers)
-            size_budget -= delivery.size_bytes
-            hands[provider] -= 1
-            chosen.append((delivery, provider))
-        if suspect is not None and (not chosen or self._since_suspect >= OTHERS_BEFORE_A_SUSPECT):
-            if not is_idle:
-                return None
-            self._since_suspect = 0
-            return [suspect]
-        self._since_suspect += len(chosen)
-        return chosen
 
     # --- a lease and its end -------------------------------------------------------------------------------------
 
@@ -130,8 +90,10 @@ class Policy:
             events.insert(0, timeline.entry(leased, EventType.FAILED_OVER, now, provider, **failed_over))
         return Change(leased, tuple(events), attempts=(attempt,))
 
-    def settle(self, case: Case, ended: Ended, now: Millis) -> Change | None:
+    def settle(self, case: Case, ended: Ended, now: Millis, rooms: Rooms = NOBODY_IS_SHUT) -> Change | None:
         """A sender says how its attempt ended. None: nothing new.
+
+        `rooms`: how the providers stand now, so that it does not wait for one that is shut.
 
         The fence: only the attempt that holds the lease settles the delivery. What comes after the lease was lost is
         evidence about that attempt, and moves the delivery only as evidence may.
@@ -153,7 +115,7 @@ class Policy:
             provider_message_id=answer.provider_message_id or attempt.provider_message_id,
             detail=answer.detail or None,
         )
-        return self._end_lease(case, over, now, retry_after_seconds=answer.retry_after_seconds)
+        return self._end_lease(case, over, now, rooms, is_believed=ended.is_believed)
 
     def _late(self, case: Case, attempt: Attempt, ended: Ended, now: Millis) -> Change | None:
         proof = _late_evidence(ended)
@@ -161,8 +123,7 @@ class Policy:
             return None
         if ended.answer is not None and ended.answer.outcome in (Outcome.DECLINED, Outcome.REJECTED):
             # It moves nothing any more, but that provider need not be asked again.
-            declined_by = (*case.delivery.declined_by, attempt.provider)
-            case = replace(case, delivery=replace(case.delivery, declined_by=declined_by))
+            case = replace(case, delivery=_declined(case.delivery, attempt.provider))
         return self.evidence(case, proof, now)
 
     def lapse(self, case: Case, now: Millis) -> Change:
@@ -173,7 +134,7 @@ class Policy:
         detail = "the process that was sending it went away before it wrote down how the call ended"
         over = replace(attempt, outcome=Outcome.IN_DOUBT, ended_at=now, detail=detail)
         lapsed = replace(case, delivery=replace(case.delivery, lapses=case.delivery.lapses + 1))
-        return self._end_lease(lapsed, over, now, lapsed=True)
+        return self._end_lease(lapsed, over, now, NOBODY_IS_SHUT, lapsed=True)
 
     def _not_tried(self, case: Case, attempt: Attempt, ended: Ended, now: Millis) -> Change:
         """No byte went out: the attempt never was. Kept evidence about earlier ones is read all the same."""
@@ -196,8 +157,9 @@ class Policy:
         case: Case,
         over: Attempt,
         now: Millis,
+        rooms: Rooms,
         *,
-        retry_after_seconds: float | None = None,
+        is_believed: bool = True,
         lapsed: bool = False,
     ) -> Change:
         """What follows from the outcome of the attempt that held the lease."""
@@ -209,11 +171,11 @@ class Policy:
             cause = Cause.ACCEPTED if proof.outcome is Outcome.ACCEPTED else Cause.EVIDENCE_ACCEPTED
             change = self._sent(free, cause, proof, now, attempts)
         elif over.outcome is Outcome.REJECTED:
-            change = self._rejected(free, over, attempts, now)
+            change = self._rejected(free, over, attempts, now, rooms, is_believed=is_believed)
         elif over.is_open_doubt:
-            change = self._doubt(free, over, now, lapsed=lapsed)
+            change = self._doubt(free, over, now, rooms, lapsed=lapsed)
         else:
-            change = self._try_again(free, over, attempts, now, retry_after_seconds, lapsed=lapsed)
+            change = self._try_again(free, over, attempts, now, rooms, lapsed=lapsed)
         return replace(change, attempts=(over,))
 
     def _sent(
@@ -226,7 +188,22 @@ class Policy:
             events.append(timeline.duplicate(sent, taken, now))
         return Change(sent, tuple(events))
 
-    def _rejected(self, delivery: Delivery, over: Attempt, attempts: Iterable[Attempt], now: Millis) -> Change:
+    def _rejected(
+        self,
+        delivery: Delivery,
+        over: Attempt,
+        attempts: Iterable[Attempt],
+        now: Millis,
+        rooms: Rooms,
+        *,
+        is_believed: bool,
+    ) -> Change:
+        if not is_believed:
+            declined = _declined(delivery, over.provider)
+            if self.routing.usable(lane_of(declined)):
+                queued = move(self._next_try(declined, over, now, rooms), Cause.TRY_AGAIN, Status.QUEUED)
+                why = "the provider rejects everything of late; another is asked before this counts"
+                return Change(queued, (timeline.queued(queued, now, over, why=why),))
         # One copy may be on its way already: then the email is not failed, whatever the second provider thinks of it.
         if any(a.is_open_doubt for a in attempts):
             held = move(delivery, Cause.REJECTED, Status.HELD, Reason.REJECTED_AFTER_DOUBT)
@@ -240,22 +217,16 @@ class Policy:
         over: Attempt,
         attempts: Iterable[Attempt],
         now: Millis,
-        retry_after_seconds: float | None,
+        rooms: Rooms,
         *,
         lapsed: bool,
     ) -> Change:
         """Surely not accepted, and not the email's fault: due again, at another provider or later."""
         if over.outcome is Outcome.DECLINED:
-            delivery = replace(delivery, declined_by=(*delivery.declined_by, over.provider))
-            if not self.usable(delivery):
+            delivery = _declined(delivery, over.provider)
+            if not self.routing.usable(lane_of(delivery)):
                 return self._no_provider(delivery, over, attempts, now)
-        pause = {
-            Outcome.THROTTLED: retry_after_seconds or self.rules.retry_base_seconds,
-            Outcome.REFUSED: retry_after_seconds or self.rules.refused_seconds,
-            Outcome.UNAVAILABLE: None,
-        }.get(over.outcome or Outcome.IN_DOUBT, 0.0)
-        waiting = self._next_try(delivery, over.provider, now, 0.0 if lapsed else pause)
-        queued = move(waiting, Cause.TRY_AGAIN, Status.QUEUED)
+        queued = move(self._next_try(delivery, over, now, rooms, lapsed=lapsed), Cause.TRY_AGAIN, Status.QUEUED)
         return Change(queued, (timeline.queued(queued, now, over),))
 
     def _no_provider(self, delivery: Delivery, over: Attempt, attempts: Iterable[Attempt], now: Millis) -> Change:
@@ -265,14 +236,14 @@ class Policy:
         failed = move(delivery, Cause.ALL_DECLINED, Status.FAILED, Reason.NO_PROVIDER)
         return Change(failed, (timeline.failed(failed, now, over),))
 
-    def _doubt(self, delivery: Delivery, over: Attempt, now: Millis, *, lapsed: bool) -> Change:
+    def _doubt(self, delivery: Delivery, over: Attempt, now: Millis, rooms: Rooms, *, lapsed: bool) -> Change:
         """It may have been accepted. Nobody can be asked yet, so the search is over as it begins."""
         doubted = move(delivery, Cause.DOUBT, Status.IN_DOUBT)
         told = timeline.entry(doubted, EventType.IN_DOUBT, now, over.provider, attempt=over.number, detail=over.detail)
-        end = self._search_over(doubted, over, now, lapsed=lapsed)
+        end = self._search_over(doubted, over, now, rooms, lapsed=lapsed)
         return replace(end, events=(told, *end.events))
 
-    def _search_over(self, delivery: Delivery, over: Attempt, now: Millis, *, lapsed: bool) -> Change:
+    def _search_over(self, delivery: Delivery, over: Attempt, now: Millis, rooms: Rooms, *, lapsed: bool) -> Change:
         """Nothing more can be found out: the sender's policy acts."""
         if delivery.lapses >= POISON_LAPSES:
             held = move(delivery, Cause.POISON, Status.HELD, Reason.POISON)
@@ -282,29 +253,37 @@ class Policy:
             return Change(held, (timeline.held(held, now, over),))
         if delivery.on_doubt is OnDoubt.WAIT:
             return Change(replace(delivery, due_at=delivery.expires_at), ())
-        # A provider that answers nothing is as bad as one that is away: its doubts back off like `unavailable`.
-        # A lapsed lease says nothing about the provider.
-        waiting = self._next_try(delivery, over.provider, now, 0.0 if lapsed else None)
+        waiting = self._next_try(delivery, over, now, rooms, lapsed=lapsed)
         queued = move(waiting, Cause.SEARCH_OVER_RESEND, Status.QUEUED)
         return Change(queued, (timeline.queued(queued, now, over, why="on_doubt is resend"),))
 
-    def _next_try(self, delivery: Delivery, provider: str, now: Millis, pause_seconds: float | None) -> Delivery:
-        """At another provider at once; when all were tried, a new round after a pause.
+    def _next_try(
+        self, delivery: Delivery, over: Attempt, now: Millis, rooms: Rooms = NOBODY_IS_SHUT, *, lapsed: bool = False
+    ) -> Delivery:
+        """At another provider at once; when there is none that is open, a new round.
 
-        `pause_seconds` None: the exponential backoff, which only trouble of providers may lengthen.
+        Only trouble of providers lengthens the backoff between rounds: `unavailable`, and doubt too, since a provider
+        that answers nothing is as bad as one that is away. What says something about our account makes nobody wait:
+        the gate does. A lapsed lease says nothing about the provider.
         """
-        tried = (*delivery.tried, provider)
-        if any(name not in tried for name in self.usable(delivery)):
+        tried = (*delivery.tried, over.provider)
+        if any(name not in tried for name in self.routing.open_ones(lane_of(delivery), rooms)):
             return replace(delivery, tried=tried, due_at=now)
-        if pause_seconds is not None:
-            return replace(delivery, tried=(), due_at=now + _millis(pause_seconds))
-        backoff = self._backoff(delivery.round)
-        return replace(delivery, tried=(), round=delivery.round + 1, due_at=now + _millis(backoff))
+        if lapsed or over.outcome not in _BACKS_OFF:
+            return replace(delivery, tried=(), due_at=now)
+        pause = self._backoff(over.provider, delivery.round)
+        return replace(
+            delivery,
+            tried=(),
+            round=delivery.round + 1,
+            is_retry=delivery.is_retry or over.outcome is Outcome.UNAVAILABLE,
+            due_at=now + _millis(pause),
+        )
 
-    def _backoff(self, round_: int) -> float:
+    def _backoff(self, provider: str, round_: int) -> float:
         """Exponential with full jitter: anything up to base * 2^round, at most the cap."""
-        top = min(self.rules.retry_cap_seconds, self.rules.retry_base_seconds * 2.0 ** min(round_, 40))
-        return self._rng.uniform(0, top)
+        backoff = self.rules.backoffs.get(provider, Backoff())
+        return self._rng.uniform(0, min(backoff.cap_seconds, backoff.base_seconds * 2.0 ** min(round_, 40)))
 
     # --- evidence ------------------------------------------------------------------------------------------------
 
@@ -358,11 +337,29 @@ class Policy:
         if delivery.status is Status.HELD and delivery.expires_at <= now:
             failed = move(delivery, Cause.EVIDENCE_NOT_ACCEPTED, Status.FAILED, Reason.EXPIRED)
             return Change(failed, (timeline.failed(failed, now, attempt),))
-        waiting = self._next_try(delivery, attempt.provider, now, 0.0)
+        waiting = self._next_try(delivery, replace(attempt, outcome=None), now)
         queued = move(waiting, Cause.EVIDENCE_NOT_ACCEPTED, Status.QUEUED)
-        if not self.usable(queued):
+        if not self.routing.usable(lane_of(queued)):
             return self._no_provider(queued, attempt, case.attempts, now)
         return Change(queued, (timeline.queued(queued, now, attempt),))
+
+    # --- a provider that is not believed any more ----------------------------------------------------------------
+
+    def disbelieve(self, case: Case, provider: str, now: Millis) -> Change | None:
+        """That provider rejected everything, so what it said of this email counts for nothing. None: nothing follows.
+
+        Another is asked, if the email's time is not over and there is another.
+        """
+        delivery = _declined(case.delivery, provider)
+        if delivery.reason is not Reason.REJECTED or delivery.expires_at <= now or case.open_doubts:
+            return None
+        last = case.attempts[-1] if case.attempts else None
+        is_its_word = last is not None and last.provider == provider and last.outcome is Outcome.REJECTED
+        if not is_its_word or not self.routing.usable(lane_of(delivery)):
+            return None
+        queued = move(delivery, Cause.NOT_BELIEVED, Status.QUEUED, tried=(), due_at=now)
+        why = f"{provider} rejects everything, so its word does not count"
+        return Change(queued, (timeline.queued(queued, now, last, why=why),))
 
     # --- people and time -----------------------------------------------------------------------------------------
 
@@ -406,6 +403,7 @@ class Policy:
             due_at=now,
             tried=(),
             declined_by=(),  # a person may know better
+            is_retry=False,
             expires_at=now + delivery.expires_in * 1000 if is_over else delivery.expires_at,
             # A suspect stays one: it gets one more try, alone again.
             lapses=min(delivery.lapses, POISON_LAPSES - 1),
@@ -427,6 +425,15 @@ class Policy:
 def holds_lease(case: Case, ended: Ended) -> bool:
     """Whether the delivery still carries that attempt as its lease."""
     return case.delivery.attempt_id == ended.attempt_id
+
+
+def words_about_others(case: Case, ended: Ended) -> list[tuple[str, bool]]:
+    """Providers that rejected this email before, each with whether this outcome proves them wrong."""
+    outcome = ended.answer.outcome if ended.answer else None
+    if outcome not in (Outcome.ACCEPTED, Outcome.REJECTED) or not ended.is_believed:
+        return []
+    others = (a for a in case.attempts if a.outcome is Outcome.REJECTED and a.provider != ended.provider)
+    return [(other.provider, outcome is Outcome.ACCEPTED) for other in others]
 
 
 def _late_evidence(ended: Ended) -> Evidence | None:
@@ -451,6 +458,11 @@ def _millis(seconds: float) -> Millis:
 def _touched(delivery: Delivery) -> Delivery:
     """Something about it was learned; it stays where it is."""
     return replace(delivery, version=delivery.version + 1)
+
+
+def _declined(delivery: Delivery, provider: str) -> Delivery:
+    """That provider never gets it again."""
+    return replace(delivery, declined_by=(*delivery.declined_by, provider))
 
 
 def _unleased(delivery: Delivery) -> Delivery:

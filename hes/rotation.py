@@ -8,19 +8,17 @@ from collections.abc import Mapping, Sequence
 
 
 class Rotation:
-    """One sequence of turns. A candidate without a weight has 1."""
+    """One sequence of turns."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weights = weights
+    def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def pick(self, names: Sequence[str]) -> str:
+    def pick(self, names: Sequence[str], weights: Mapping[str, float]) -> str:
         """Whose turn it is among these; at least one must be named. In a tie the first."""
         total = 0.0
         for name in names:
-            weight = self._weights.get(name, 1.0)
-            self._credit[name] = self._credit.get(name, 0.0) + weight
-            total += weight
+            self._credit[name] = self._credit.get(name, 0.0) + weights[name]
+            total += weights[name]
         picked = max(names, key=self._credit.__getitem__)
         self._credit[picked] -= total
         return picked

@@ -50,23 +50,15 @@ NOT_BUILT_YET = {
     "HES_QUEUE_LIMIT_BYTES": "nothing limits what waits",
     "HES_RETENTION_CONTENT": "nothing is deleted",
     "HES_RETENTION_HISTORY": "nothing is deleted",
-    "HES_GATE_FAIL_MAX": "gates do not count failures",
     "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
     "HES_TRUSTED_PROXIES": "nothing asks for a client's address",
     "HES_PUBLIC_URL": "nothing links back to HES",
     "HES_DOCS": "there is no docs page",
     "HES_METRICS": "there are no metrics",
     "OTEL_*": "there is no telemetry",
-    "routes": "all streams use all providers",
-    "rate_per_second": "only max_in_flight limits a provider",
-    "daily_quota": "nothing counts a quota",
     "webhook_secret": "no events are read",
     "from": "the sender is the email's",
-    "gate_fail_max": "gates do not count failures",
     "doubt_seconds": "nothing searches for what is in doubt",
-    "attempt_timeout": "HES_ATTEMPT_TIMEOUT holds for all providers",
-    "retry_base_seconds": "the backoff is the same for all providers",
-    "retry_cap_seconds": "the backoff is the same for all providers",
 }
 """Settings that are read and checked, and what is missing for them to do something. Shrinks as parts are built."""
 

@@ -26,12 +26,15 @@ MAY_IMPORT = {
     "transitions": "model",  # the table that policy decides by
     "timeline": "model",
     "rotation": "",
+    "lanes": "model",
     # Pure decisions: with I/O in it the whole picture loses its centre.
     "case": "model",
-    "policy": "case errors model rotation timeline transitions",
+    "routing": "case lanes model rotation",
+    "policy": "case errors lanes model routing timeline transitions",
     "providers": "errors mime model provider_settings",  # nothing of gates, retries, storage
-    "storage": "case errors ids model policy",  # policy, since claiming and settling decide inside the transaction
-    "actors": f"errors ids model policy provider_settings settings telemetry {KINDLESS}",
+    # policy and routing, since claiming and settling decide inside the transaction
+    "storage": "case errors ids lanes model policy routing",
+    "actors": f"errors ids model telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model provider_settings settings telemetry {KINDLESS}",
     "app": "hes",  # everything: it wires the parts. only serving, __main__ and tests import it

@@ -8,10 +8,10 @@ import anyio
 
 from hes.app import Mailer, now, open_storage
 from hes.ids import id_maker
-from hes.model import EmailId
+from hes.model import EmailId, Room
 from hes.settings import load
 from hes.storage.sql import SqlStorage
-from hes.storage.storage import Leases, NewEmail, Room
+from hes.storage.storage import Leases, NewEmail
 from tests.fakes import an_email
 
 
@@ -43,7 +43,7 @@ async def test_a_stop_while_a_lease_is_being_made_makes_no_doubt(tmp_path: Path)
         slow = SlowToLease(storage)
         mailer = Mailer(settings, slow, now, rng)  # type: ignore[arg-type]  # passes all else on
         email = an_email(id=EmailId("0190"))
-        new = NewEmail(email=email, lane="p", on_doubt=settings.on_doubt, expires_in=60, attempt_timeout=10)
+        new = NewEmail(email=email, on_doubt=settings.on_doubt, expires_in=60, attempt_timeout=10)
         await storage.accept(new)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:

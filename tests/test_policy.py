@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hes.case import Case, Change, Rules
+from hes.case import Backoff, Case, Change, Rules
 from hes.errors import WrongState
+from hes.lanes import lane_of
 from hes.model import (
     Answer,
     Attempt,
@@ -23,9 +24,11 @@ from hes.model import (
     Outcome,
     Reason,
     Resolution,
+    Room,
     Status,
 )
-from hes.policy import OTHERS_BEFORE_A_SUSPECT, POISON_LAPSES, Policy
+from hes.policy import Policy, words_about_others
+from hes.routing import POISON_LAPSES
 
 NOW = 1_000_000
 EXPIRES = NOW + 3_600_000
@@ -39,14 +42,13 @@ class Latest(random.Random):
 
 
 def policy(*providers: str) -> Policy:
-    return Policy(Rules(providers=providers or ("a", "b"), lease_seconds=30, refused_seconds=10), Latest(1))
+    return Policy(Rules(providers=providers or ("a", "b"), lease_seconds=30), Latest(1))
 
 
 def delivery(**fields: Any) -> Delivery:
     known: dict[str, Any] = {
         "email_id": EmailId("e"),
         "project": "p",
-        "lane": "p",
         "status": Status.QUEUED,
         "due_at": NOW,
         "expires_at": EXPIRES,
@@ -112,79 +114,6 @@ def test_a_lease_names_the_attempt_and_ends_by_the_storages_clock() -> None:
     assert types(change) == [EventType.ATTEMPT]
 
 
-def test_providers_take_turns_by_their_weights() -> None:
-    weighted = Policy(Rules(providers=("a", "b"), weights={"a": 3}), Latest(1))
-    due = [delivery(email_id=EmailId(str(n))) for n in range(8)]
-    chosen = weighted.give_out(due, {"a": 99, "b": 99}, 10**9, is_idle=True)
-    assert "".join(provider for _, provider in chosen or ()) == "aabaaaba"
-
-
-def test_the_callers_list_restricts_and_orders() -> None:
-    own = delivery(own_providers=("b", "a"))
-    assert policy("a", "b", "c").takers(own, {"a": 9, "b": 1, "c": 9}) == ["b", "a"]
-    assert policy("a", "b", "c").takers(own, {"a": 9, "c": 9}) == ["a"]
-    assert policy("a", "b", "c").takers(own, {"c": 9}) == []
-    assert policy("a", "b", "c").give_out([own] * 3, {"a": 9, "b": 2, "c": 9}, 10**9, is_idle=True) == [
-        (own, "b"),
-        (own, "b"),
-        (own, "a"),
-    ]
-
-
-def test_who_was_tried_in_this_round_is_not_asked_again() -> None:
-    assert policy().takers(delivery(tried=("b",)), {"a": 1, "b": 2}) == ["a"]
-    assert policy().takers(delivery(tried=("b",)), {"b": 2}) == []
-
-
-def test_who_declined_is_never_asked_again() -> None:
-    assert policy().usable(delivery(declined_by=("a",))) == ["b"]
-
-
-def test_a_provider_that_is_no_longer_configured_is_not_usable() -> None:
-    assert policy("a").usable(delivery(own_providers=("gone", "a"))) == ["a"]
-
-
-def test_no_more_is_given_out_than_there_are_hands() -> None:
-    due = [delivery(email_id=EmailId(str(n))) for n in range(5)]
-    chosen = policy().give_out(due, {"a": 1, "b": 2}, 10**9, is_idle=True)
-    assert chosen is not None
-    assert sorted(provider for _, provider in chosen) == ["a", "b", "b"]
-
-
-def test_content_beyond_the_budget_waits_unless_nothing_else_is_in_flight() -> None:
-    big = [delivery(email_id=EmailId(str(n)), size_bytes=60) for n in range(3)]
-    give = policy().give_out
-    assert len(give(big, {"a": 9}, 100, is_idle=True) or []) == 1
-    assert len(give(big, {"a": 9}, 50, is_idle=True) or []) == 1
-    assert give(big, {"a": 9}, 50, is_idle=False) == []
-
-
-def test_a_suspect_of_two_crashes_goes_alone_and_only_into_quiet() -> None:
-    suspect = delivery(email_id=EmailId("s"), lapses=POISON_LAPSES - 1)
-    assert policy().give_out([suspect], {"a": 9}, 10**9, is_idle=False) is None
-    assert policy().give_out([suspect], {"a": 9}, 10**9, is_idle=True) == [(suspect, "a")]
-
-
-def test_a_suspect_lets_others_go_first_but_not_for_ever() -> None:
-    suspect = delivery(email_id=EmailId("s"), lapses=POISON_LAPSES - 1)
-    due = [suspect, *(delivery(email_id=EmailId(str(n))) for n in range(50))]
-    patient = policy()
-    for _ in range(OTHERS_BEFORE_A_SUSPECT // 50):
-        given = patient.give_out(due, {"a": 99}, 10**9, is_idle=False)
-        assert given is not None
-        assert len(given) == 50
-        assert suspect not in [delivery for delivery, _ in given]
-    assert patient.give_out(due, {"a": 99}, 10**9, is_idle=False) is None
-    assert patient.give_out(due, {"a": 99}, 10**9, is_idle=True) == [(suspect, "a")]
-    assert len(patient.give_out(due, {"a": 99}, 10**9, is_idle=False) or ()) == 50
-
-
-def test_a_suspect_that_nobody_can_take_stops_nobody() -> None:
-    suspect = delivery(email_id=EmailId("s"), lapses=POISON_LAPSES - 1, own_providers=("b",))
-    chosen = policy().give_out([suspect, delivery()], {"a": 9}, 10**9, is_idle=False)
-    assert [d.email_id for d, _ in chosen or ()] == ["e"]
-
-
 # --- outcomes --------------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +147,7 @@ def test_declined_by_all_usable_fails() -> None:
 def test_trouble_of_a_provider_goes_to_another_one_at_once(outcome: Outcome) -> None:
     change = settle(policy(), leased(policy()), outcome)
     assert (change.delivery.status, change.delivery.due_at, change.delivery.round) == (Status.QUEUED, NOW + 5, 0)
-    assert policy().takers(change.delivery, {"a": 9, "b": 1}) == ["b"]
+    assert change.delivery.tried == ("a",)
     assert only(change, EventType.QUEUED).data["outcome"] == outcome
 
 
@@ -248,20 +177,109 @@ def test_the_backoff_is_jittered_down_to_nothing() -> None:
     assert max(waits) > 15_000
 
 
-@pytest.mark.parametrize(
-    ("outcome", "answer", "seconds"),
-    [
-        (Outcome.THROTTLED, {"retry_after_seconds": 7.0}, 7),
-        (Outcome.THROTTLED, {}, 1),
-        (Outcome.REFUSED, {}, 10),
-        (Outcome.REFUSED, {"retry_after_seconds": 3600.0, "quota": True}, 3600),
-    ],
-)
-def test_account_answers_never_lengthen_the_backoff(outcome: Outcome, answer: dict[str, Any], seconds: int) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.THROTTLED])
+def test_account_answers_never_make_an_email_wait(outcome: Outcome) -> None:
+    """The provider's gate does, for as long as it has to."""
     case = leased(policy(), Case(delivery(tried=("b",), round=6)))
-    change = settle(policy(), case, outcome, **answer)
-    assert change.delivery.due_at == NOW + 5 + seconds * 1000
-    assert change.delivery.round == 6
+    change = settle(policy(), case, outcome, retry_after_seconds=3600.0)
+    assert (change.delivery.due_at, change.delivery.tried) == (NOW + 5, ())
+    assert (change.delivery.round, change.delivery.is_retry) == (6, False)
+
+
+def test_only_a_later_round_after_unavailable_takes_from_the_retry_budget() -> None:
+    case = leased(policy())
+    case = case.after(settle(policy(), case, Outcome.UNAVAILABLE))
+    assert not case.delivery.is_retry, "the first failover is free"
+    case = leased(policy(), case, "b")
+    case = case.after(settle(policy(), case, Outcome.UNAVAILABLE))
+    assert case.delivery.is_retry
+    doubted = leased(policy("a"))
+    assert not settle(policy("a"), doubted, Outcome.IN_DOUBT).delivery.is_retry
+
+
+def test_nobody_waits_for_a_provider_that_is_shut() -> None:
+    case = leased(policy())
+    change = policy().settle(case, ended(case, Outcome.UNAVAILABLE), NOW, {"b": Room(hands=0, is_shut=True)})
+    assert change is not None
+    assert (change.delivery.tried, change.delivery.round, change.delivery.due_at) == ((), 1, NOW + 1000)
+    busy = policy().settle(case, ended(case, Outcome.UNAVAILABLE), NOW, {"b": Room(hands=0)})
+    assert busy is not None
+    assert (busy.delivery.tried, busy.delivery.due_at) == (("a",), NOW)
+
+
+def test_each_provider_has_a_backoff_of_its_own() -> None:
+    rules = Rules(providers=("a", "b"), backoffs={"a": Backoff(3, 600)})
+    own = Policy(rules, Latest(1))
+    case = leased(own, Case(delivery(tried=("b",))))
+    assert settle(own, case, Outcome.UNAVAILABLE, NOW).delivery.due_at == NOW + 3000
+
+
+# --- a provider that rejects everything ------------------------------------------------------------------------------
+
+
+def not_believed(policy: Policy, case: Case) -> Change:
+    change = policy.settle(case, replace(ended(case, Outcome.REJECTED), is_believed=False), NOW)
+    assert change is not None
+    return change
+
+
+def test_a_rejection_that_is_not_believed_goes_to_another_provider_and_never_back() -> None:
+    change = not_believed(policy(), leased(policy()))
+    assert (change.delivery.status, change.delivery.declined_by) == (Status.QUEUED, ("a",))
+    assert change.attempts[0].outcome is Outcome.REJECTED
+    assert "rejects everything" in only(change, EventType.QUEUED).data["why"]
+
+
+def test_rejected_by_the_other_one_as_well_it_fails() -> None:
+    case = leased(policy())
+    case = leased(policy(), case.after(not_believed(policy(), case)), "b")
+    word = ended(case, Outcome.REJECTED)
+    assert words_about_others(case, word) == [("a", False)]
+    change = policy().settle(case, word, NOW)
+    assert change is not None
+    assert (change.delivery.status, change.delivery.reason) == (Status.FAILED, Reason.REJECTED)
+
+
+def test_accepted_by_the_other_one_it_proves_the_first_one_wrong() -> None:
+    case = leased(policy())
+    case = leased(policy(), case.after(not_believed(policy(), case)), "b")
+    assert words_about_others(case, ended(case, Outcome.ACCEPTED)) == [("a", True)]
+    assert words_about_others(case, ended(case, Outcome.UNAVAILABLE)) == []
+
+
+def test_not_believed_and_nobody_else_to_ask_it_fails() -> None:
+    change = not_believed(policy("a"), leased(policy("a")))
+    assert (change.delivery.status, change.delivery.reason) == (Status.FAILED, Reason.REJECTED)
+
+
+def rejected(policy: Policy, **fields: Any) -> Case:
+    case = leased(policy, Case(delivery(**fields)))
+    return case.after(settle(policy, case, Outcome.REJECTED))
+
+
+def test_a_victim_of_a_provider_that_rejects_everything_is_queued_for_another() -> None:
+    change = policy().disbelieve(rejected(policy()), "a", NOW + 9)
+    assert change is not None
+    assert (change.delivery.status, change.delivery.due_at, change.delivery.tried) == (Status.QUEUED, NOW + 9, ())
+    assert change.delivery.declined_by == ("a",)
+    assert "rejects everything" in only(change, EventType.QUEUED).data["why"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "provider"),
+    [({"own_providers": ("a",)}, "a"), ({"expires_at": NOW + 9}, "a"), ({}, "b")],
+    ids=["no other may take it", "its time is over", "it failed by another's word"],
+)
+def test_what_is_no_victim_stays_failed(fields: dict[str, Any], provider: str) -> None:
+    assert policy().disbelieve(rejected(policy(), **fields), provider, NOW + 9) is None
+
+
+def test_what_was_sent_is_no_victim() -> None:
+    case = leased(policy())
+    assert policy().disbelieve(case.after(settle(policy(), case, Outcome.ACCEPTED)), "a", NOW) is None
+
+
+# --- not tried -------------------------------------------------------------------------------------------------------
 
 
 def test_not_tried_leaves_no_attempt_and_is_due_at_once() -> None:
@@ -282,14 +300,14 @@ def test_in_doubt_under_resend_is_told_and_goes_to_another_provider() -> None:
     assert only(change, EventType.IN_DOUBT).provider == "a"
     assert only(change, EventType.QUEUED).data["why"] == "on_doubt is resend"
     assert (change.delivery.status, change.delivery.due_at) == (Status.QUEUED, NOW + 5)
-    assert policy().takers(change.delivery, {"a": 9, "b": 1}) == ["b"]
+    assert change.delivery.tried == ("a",)
 
 
 def test_in_doubt_with_no_other_provider_backs_off_and_takes_the_same() -> None:
     alone = policy("a")
     change = settle(alone, leased(alone), Outcome.IN_DOUBT)
     assert change.delivery.due_at == NOW + 5 + 1000
-    assert alone.takers(change.delivery, {"a": 1}) == ["a"]
+    assert change.delivery.tried == ()
 
 
 def test_in_doubt_under_hold_is_held() -> None:
@@ -545,7 +563,7 @@ def test_a_poisoned_one_that_is_sent_again_goes_alone() -> None:
     case = leased(policy(), Case(delivery(lapses=POISON_LAPSES - 1)))
     case = case.after(policy().lapse(case, NOW))
     again = policy().resolve(case, Decision.RESEND, NOW, "ann").delivery
-    assert policy().give_out([again], {"a": 1}, 10**9, is_idle=False) is None
+    assert again.lapses == POISON_LAPSES - 1
 
 
 @pytest.mark.parametrize("status", [Status.SCHEDULED, Status.QUEUED])
@@ -597,7 +615,7 @@ def test_who_declined_or_rejected_late_is_not_asked_again(outcome: Outcome) -> N
     case = case.after(policy().lapse(case, NOW + 30_000))
     change = policy().settle(case, late, NOW + 40_000)
     assert change is not None
-    assert (change.delivery.status, policy().usable(change.delivery)) == (Status.QUEUED, ["b"])
+    assert (change.delivery.status, policy().routing.usable(lane_of(change.delivery))) == (Status.QUEUED, ["b"])
 
 
 def test_not_tried_against_evidence_that_it_was_accepted_is_sent_and_keeps_the_attempt() -> None:
@@ -611,7 +629,7 @@ def test_not_tried_against_evidence_that_it_was_accepted_is_sent_and_keeps_the_a
 def test_a_resend_by_a_person_asks_those_again_who_declined() -> None:
     case = in_doubt(policy(), OnDoubt.HOLD, declined_by=("b",))
     change = policy().resolve(case, Decision.RESEND, NOW, "ann")
-    assert policy().usable(change.delivery) == ["a", "b"]
+    assert policy().routing.usable(lane_of(change.delivery)) == ["a", "b"]
     assert types(change) == [EventType.RESOLVED, EventType.QUEUED]
 
 

@@ -75,7 +75,6 @@ def delivery(status: Status) -> Delivery:
     return Delivery(
         email_id=EmailId("1"),
         project="p",
-        lane="p",
         status=status,
         due_at=0,
         expires_at=1,

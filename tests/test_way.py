@@ -17,11 +17,11 @@ import httpx
 
 from hes.app import Mailer, create_app, now, open_storage
 from hes.ids import id_maker
-from hes.model import EmailId, Ended
+from hes.model import EmailId, Ended, Room
 from hes.providers import Surroundings, make_provider
 from hes.settings import Settings, load
 from hes.storage.sql import SqlStorage
-from hes.storage.storage import Room
+from hes.storage.storage import Settled
 from hes.web.desk import Readiness
 from tests.fakes.faults import FakeServer
 from tests.fakes.sendgrid import KEY, SendGridRules
@@ -113,7 +113,7 @@ async def test_the_way_of_one_email_step_by_step(tmp_path: Path) -> None:
             ended_at=now(),
             answer=answer_of_provider,
         )
-        assert await storage.settle([ended]) == []
+        assert await storage.settle([ended], {}) == Settled()
         delivery = on_disk(tmp_path, "SELECT * FROM deliveries")
         assert delivery is not None
         assert (delivery["status"], delivery["attempt_id"], delivery["provider"]) == ("sent", None, "sendgrid")

@@ -23,6 +23,10 @@ BYTES_IN_FLIGHT = 128 * 1024 * 1024
 """How much content may be in all hands together. One email alone may be larger."""
 
 
+SHORTEST_PAUSE_SECONDS = 0.02
+"""What trickles in, such as leave to send so many a second, is worth a look together."""
+
+
 class Intake:
     """Asks each sender for its room and leases no more than that. Mailbox: none, only `wake`."""
 
@@ -63,8 +67,13 @@ class Intake:
             self._woken = anyio.Event()  # whatever comes from here on is seen by the next look
             if await self._look():
                 continue
-            with anyio.move_on_after(self._poll_seconds * self._rng.uniform(0.8, 1.0)):
+            with anyio.move_on_after(self._pause()):
                 await self._woken.wait()
+
+    def _pause(self) -> float:
+        """One poll period, or less if by time alone a sender can take more before that."""
+        soonest = min(sender.gate.seconds_to_next() for sender in self._senders.values())
+        return min(self._poll_seconds * self._rng.uniform(0.8, 1.0), max(SHORTEST_PAUSE_SECONDS, soonest))
 
     async def _look(self) -> bool:
         """Lease what can be taken now. Returns whether there may be more."""

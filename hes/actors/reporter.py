@@ -5,11 +5,12 @@ storage is away the same batch is tried again and again, no hand comes free, and
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 
 from hes.actors.actor import Mailbox, StorageTrouble
+from hes.actors.sender import Sender
 from hes.errors import StorageError, StorageUnavailable
 from hes.model import Ended
 from hes.storage.storage import Storage
@@ -30,15 +31,15 @@ class Reporter:
         self,
         storage: Storage,
         mailbox: Mailbox[Ended],
+        senders: Mapping[str, Sender],
         trouble: StorageTrouble,
         *,
-        release: Callable[[Ended], None],
         wake: Callable[[], None],
     ) -> None:
         self._storage = storage
         self._mailbox = mailbox
         self._trouble = trouble
-        self._release = release
+        self._senders = senders
         self._wake = wake
         self._in_hand: list[Ended] = []
         self.is_behind = False
@@ -66,7 +67,7 @@ class Reporter:
                 await self._write_alone(ended)
         done, self._in_hand = self._in_hand, []
         for ended in done:
-            self._release(ended)
+            self._senders[ended.provider].release(ended)
         self._wake()
 
     async def _write_alone(self, ended: Ended) -> None:
@@ -82,7 +83,7 @@ class Reporter:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                lost = await self._storage.settle(batch)
+                settled = await self._storage.settle(batch, {n: s.room() for n, s in self._senders.items()})
             except StorageUnavailable as error:
                 self._trouble.note()
                 if not self.is_behind:
@@ -94,6 +95,9 @@ class Reporter:
             if self.is_behind:
                 _log.warning("outcomes are written again")
             self.is_behind = False
-            if lost:
-                _log.warning("%d outcomes came after their lease was lost; kept as evidence", len(lost))
+            if settled.lost:
+                _log.warning("%d outcomes came after their lease was lost; kept as evidence", len(settled.lost))
+            for verdict in settled.verdicts:
+                if (sender := self._senders.get(verdict.provider)) is not None:
+                    sender.gate.judge(is_liar=verdict.is_liar)
             return

@@ -3,8 +3,8 @@
 A sender has a fixed number of hands. A hand is taken when a delivery is leased for it, and free again only when the
 outcome is on disk: so leased means in flight, and nothing waits leased in a mailbox.
 
-Left to others: who gets what (intake, policy), what an outcome means (policy), how a provider is spoken to
-(`hes.providers`).
+Left to others: whether anything may go there now (`hes.actors.gate`), who gets what (intake, `hes.routing`), what an
+outcome means (`hes.policy`), how a provider is spoken to (`hes.providers`).
 """
 
 import logging
@@ -13,14 +13,12 @@ from collections.abc import Collection
 import anyio
 
 from hes.actors.actor import Mailbox
-from hes.model import Answer, AttemptId, Clock, Ended, Leased, Monotonic, Outcome, Scope
+from hes.actors.gate import Gate, Pass
+from hes.model import Answer, AttemptId, Clock, Ended, GateStatus, Leased, Monotonic, Outcome, Room
 from hes.providers.provider import Provider
-from hes.storage.storage import Room
 
 _log = logging.getLogger("hes.sender")
 
-THROTTLED_SECONDS = 1.0
-"""How long a provider rests that slows us down without saying for how long."""
 PATIENCE_SECONDS = 1.0
 """How much longer than its time-out a call may take before it is given up from outside: providers keep their own."""
 
@@ -35,26 +33,28 @@ class Sender:
     def __init__(
         self,
         provider: Provider,
+        gate: Gate,
         mailbox: Mailbox[Leased],
         report: Mailbox[Ended],
         *,
         hands: int,
-        refused_seconds: float,
+        timeout_seconds: float,
         clock: Clock,
         monotonic: Monotonic,
     ) -> None:
         self.name = f"sender {provider.name}"
+        self.gate = gate
         self._provider = provider
         self._mailbox = mailbox
         self._report = report
         self._hands = hands
+        self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._monotonic = monotonic
         self._in_flight: dict[AttemptId, Leased] = {}
+        self._passes: dict[AttemptId, Pass] = {}
         self._begun: dict[AttemptId, Leased] = {}
         self._is_stopping = False
-        self._refused_seconds = refused_seconds
-        self._rests_until = 0.0
 
     @property
     def in_hand(self) -> Collection[AttemptId]:
@@ -71,13 +71,19 @@ class Sender:
         return sum(leased.size_bytes for leased in self._in_flight.values())
 
     def room(self) -> Room:
-        """Free hands now; none while the provider has told us to wait."""
-        free = 0 if self._is_stopping or self._is_resting() else self._hands - len(self._in_flight)
-        return Room(free, self._provider.render_version)
+        """What it can take now: hands that are free, as far as the gate lets anything through."""
+        if self._is_stopping:
+            return Room(hands=0)
+        return self.gate.room(len(self._in_flight), self._provider.render_version, self._timeout_seconds)
+
+    def status(self) -> GateStatus:
+        """How it stands, for people."""
+        return self.gate.status(self._provider.kind, len(self._begun))
 
     def take(self, leased: Leased) -> None:
         """Put it into a free hand; its lease is on disk."""
         self._in_flight[leased.attempt_id] = leased
+        self._passes[leased.attempt_id] = self.gate.admit(leased)
         self._mailbox.tell(leased)
 
     def release(self, ended: Ended) -> None:
@@ -107,44 +113,45 @@ class Sender:
 
     async def _send(self, leased: Leased) -> None:
         """One call. Must not raise: the hands share a task group."""
-        if self._is_stopping:
-            self._tell(leased, None, "HES is stopping")
+        given = self._passes.pop(leased.attempt_id)
+        if (objection := self._objection(leased, given)) is not None:
+            self.gate.release(given)
+            self._tell(leased, None, objection)
             return
-        if self._is_resting():
-            self._tell(leased, None, "the provider has told us to wait")
-            return
-        if self._monotonic() + leased.timeout_seconds > leased.deadline:
-            self._tell(leased, None, "too little of the lease was left")
-            return
+        if leased.failed_over_from is not None:
+            _log.info("email %s fails over from %s to %s", leased.email.id, leased.failed_over_from, leased.provider)
         self._begun[leased.attempt_id] = leased
+        began_at = self._monotonic()
+        is_over = False
         try:
-            with anyio.fail_after(leased.timeout_seconds + PATIENCE_SECONDS):
-                answer = await self._provider.send(leased.email, leased.attempt_id, leased.timeout_seconds)
-        except Exception:  # noqa: BLE001 (whatever an adapter raises, the email is in doubt and its neighbours go on)
-            _log.exception("a bug in sending email %s through %s", leased.email.id, leased.provider)
-            answer = Answer(outcome=Outcome.IN_DOUBT, detail="HES failed in the middle of the call; see its log")
-        self._heed(answer)
+            answer = await self._answer(leased)
+            is_over = True
+        finally:
+            if not is_over:  # cancelled: that says nothing about the provider
+                self.gate.release(given)
+        is_believed = self.gate.record(given, leased.email.id, answer, self._monotonic() - began_at)
         if answer.outcome is not Outcome.ACCEPTED:
             level = logging.WARNING if answer.outcome is Outcome.IN_DOUBT else logging.INFO
             told = (leased.email.id, leased.number, leased.provider, answer.outcome, answer.detail)
             _log.log(level, "email %s, attempt %d at %s: %s: %s", *told)
-        self._tell(leased, answer)
+        self._tell(leased, answer, is_believed=is_believed)
 
-    def _is_resting(self) -> bool:
-        return self._monotonic() < self._rests_until
+    def _objection(self, leased: Leased, given: Pass) -> str | None:
+        if self._is_stopping:
+            return "HES is stopping"
+        if self._monotonic() + leased.timeout_seconds > leased.deadline:
+            return "too little of the lease was left"
+        return self.gate.objection(given)
 
-    def _heed(self, answer: Answer) -> None:
-        """Ask no more for as long as we were told to, whoever's email it was: that is about the account."""
-        if answer.outcome is Outcome.THROTTLED:
-            seconds = answer.retry_after_seconds or THROTTLED_SECONDS
-        elif answer.outcome is Outcome.REFUSED and answer.scope is Scope.PROVIDER:
-            seconds = answer.retry_after_seconds or self._refused_seconds
-            _log.error("%s refuses us; it is asked again in %.0f s: %s", self._provider.name, seconds, answer.detail)
-        else:
-            return
-        self._rests_until = max(self._rests_until, self._monotonic() + seconds)
+    async def _answer(self, leased: Leased) -> Answer:
+        try:
+            with anyio.fail_after(leased.timeout_seconds + PATIENCE_SECONDS):
+                return await self._provider.send(leased.email, leased.attempt_id, leased.timeout_seconds)
+        except Exception:  # noqa: BLE001 (whatever an adapter raises, the email is in doubt and its neighbours go on)
+            _log.exception("a bug in sending email %s through %s", leased.email.id, leased.provider)
+            return Answer(outcome=Outcome.IN_DOUBT, detail="HES failed in the middle of the call; see its log")
 
-    def _tell(self, leased: Leased, answer: Answer | None, note: str = "") -> None:
+    def _tell(self, leased: Leased, answer: Answer | None, note: str = "", *, is_believed: bool = True) -> None:
         self._begun.pop(leased.attempt_id, None)
         self._report.tell(
             Ended(
@@ -154,5 +161,6 @@ class Sender:
                 ended_at=self._clock(),
                 answer=answer,
                 note=note,
+                is_believed=is_believed,
             )
         )

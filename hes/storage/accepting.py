@@ -122,7 +122,8 @@ def new_delivery(new: NewEmail, size_bytes: int, now: Millis) -> Delivery:
     return Delivery(
         email_id=new.email.id,
         project=new.email.project,
-        lane=new.lane,
+        stream=new.stream,
+        sender_domain=new.email.sender.domain,
         status=Status.QUEUED,
         due_at=now,
         expires_at=now + new.expires_in * 1000,

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from hes.case import Case, Change
 from hes.ids import NewId
+from hes.lanes import lane_of, text_of
 from hes.model import (
     Attempt,
     AttemptId,
@@ -37,7 +38,7 @@ _delete_attempt = sa.delete(tables.attempts).where(
 _update_deliveries = Update(
     tables.deliveries,
     "status", "reason", "due_at", "expires_at", "attempt_id", "lease_ends_at", "attempts", "provider", "tried",
-    "declined_by", "round", "lapses", "version",
+    "declined_by", "round", "lapses", "version", "is_retry", "lane",
 )  # fmt: skip
 _insert_events = Insert(tables.events)
 _ids: sa.BindParameter[str] = sa.bindparam("email_ids", expanding=True)
@@ -77,6 +78,9 @@ class Ledger:
     def case(self, email_id: EmailId) -> Case | None:
         """As it stands with all changes made so far."""
         return self._cases.get(email_id)
+
+    def cases(self) -> list[Case]:
+        return list(self._cases.values())
 
     def change(self, change: Change | None) -> None:
         """Take down what happened; later decisions of this transaction see it."""
@@ -118,9 +122,10 @@ def delivery_row(delivery: Delivery) -> Row:
     """All columns, in the table's order; likewise below."""
     d = delivery
     return (
-        d.email_id, d.project, d.lane, d.status.value, d.reason, d.due_at, d.expires_at, d.expires_in,
+        d.email_id, d.project, text_of(lane_of(d)), d.status.value, d.reason, d.due_at, d.expires_at, d.expires_in,
         d.on_doubt.value, d.attempt_timeout, _joined(d.own_providers), d.size_bytes, d.attempt_id, d.lease_ends_at,
         d.attempts, d.provider, _joined(d.tried), _joined(d.declined_by), d.round, d.lapses, d.version,
+        d.stream, d.sender_domain, d.is_retry,
     )  # fmt: skip
 
 
@@ -129,20 +134,20 @@ def _delivery_change(delivery: Delivery) -> Row:
     d = delivery
     return (
         d.email_id, d.status.value, d.reason, d.due_at, d.expires_at, d.attempt_id, d.lease_ends_at, d.attempts,
-        d.provider, _joined(d.tried), _joined(d.declined_by), d.round, d.lapses, d.version,
+        d.provider, _joined(d.tried), _joined(d.declined_by), d.round, d.lapses, d.version, d.is_retry,
+        text_of(lane_of(d)),
     )  # fmt: skip
 
 
 def delivery_of(row: Iterable[Any]) -> Delivery:
     (
-        email_id, project, lane, status, reason, due_at, expires_at, expires_in, on_doubt, attempt_timeout,
+        email_id, project, _lane, status, reason, due_at, expires_at, expires_in, on_doubt, attempt_timeout,
         own_providers, size_bytes, attempt_id, lease_ends_at, attempts, provider, tried, declined_by, round_, lapses,
-        version,
+        version, stream, sender_domain, is_retry,
     ) = row  # fmt: skip
     return Delivery(
         email_id=email_id,
         project=project,
-        lane=lane,
         status=Status(status),
         reason=Reason(reason) if reason else None,
         due_at=due_at,
@@ -161,6 +166,9 @@ def delivery_of(row: Iterable[Any]) -> Delivery:
         round=round_,
         lapses=lapses,
         version=version,
+        stream=stream,
+        sender_domain=sender_domain,
+        is_retry=bool(is_retry),
     )
 
 

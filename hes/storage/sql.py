@@ -3,7 +3,6 @@
 A kind of database adds only how a write transaction begins, what time it is, and what its errors mean (`Database`).
 """
 
-import functools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -22,17 +21,31 @@ from hes.model import (
     EmailId,
     Ended,
     Evidence,
-    Leased,
+    Fact,
+    FactKey,
     Millis,
     Reason,
+    Room,
     Status,
 )
-from hes.policy import Policy, holds_lease
-from hes.storage import accepting, tables
+from hes.policy import Policy, holds_lease, words_about_others
+from hes.storage import accepting, accounts, tables
+from hes.storage.accounts import Quotas
+from hes.storage.claiming import Claim
 from hes.storage.groups import GroupCommit
 from hes.storage.ledger import Ledger, attempt_of, delivery_of, event_of, load
 from hes.storage.migrations import SCHEMA_VERSION
-from hes.storage.storage import Accepted, Leases, NewEmail, Recipient, Room, StoredEmail, Swept
+from hes.storage.storage import (
+    Accepted,
+    Leases,
+    NewEmail,
+    Recipient,
+    Settled,
+    StoredEmail,
+    Swept,
+    Verdict,
+    leased,
+)
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection, Millis], T]
@@ -59,41 +72,6 @@ _select_expired = (
     .order_by(tables.deliveries.c.expires_at)
     .limit(BATCH)
 )
-
-
-@functools.lru_cache(maxsize=64)
-def _select_due(takers: tuple[str, ...]) -> sa.Select[Any]:
-    """The claim: what is due and not refused to all of these providers, so that what waits for others hides nothing.
-
-    `deliveries_waiting` holds only what waits, in this order, so its cost does not grow with history. It does grow with
-    what is due and waits for others.
-    """
-    row = tables.deliveries.c
-
-    def names(column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
-        return (sa.literal(",") + column).contains(f",{name},", autoescape=True)
-
-    may_take = (
-        sa.and_(
-            sa.or_(row.own_providers == "", names(row.own_providers, taker)),
-            sa.not_(names(row.tried, taker)),
-            sa.not_(names(row.declined_by, taker)),
-        )
-        for taker in takers
-    )
-    return (
-        sa.select(tables.deliveries)
-        .where(
-            sa.text(tables.IS_WAITING),
-            row.due_at <= sa.bindparam("now"),
-            row.expires_at > sa.bindparam("now"),
-            row.email_id.not_in(sa.bindparam("unreadable", expanding=True)),
-            sa.or_(*may_take),
-        )
-        .order_by(row.due_at)
-        .limit(sa.bindparam("most"))
-        .with_for_update(skip_locked=True)
-    )
 
 
 class Database(Protocol):
@@ -123,6 +101,7 @@ class SqlStorage:
         self._policy = policy
         self._new_id = new_id
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
+        self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
         """Due, but their content can't be read: passed over from then on, or they would keep hands from the others."""
 
@@ -140,62 +119,53 @@ class SqlStorage:
     # --- leasing -------------------------------------------------------------------------------------------------
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
-        hands = {name: room.hands for name, room in rooms.items() if room.hands > 0}
-        most = sum(hands.values())
-        if most == 0:
+        if not any(room.hands > 0 for room in rooms.values()):
             return Leases()
 
-        select_due = _select_due(tuple(sorted(hands)))
-
         def work(connection: sa.Connection, now: Millis) -> Leases:
+            quotas = Quotas(connection, self._policy.rules.daily_quotas, now)
+            free = quotas.limit(rooms)
             while True:
-                bounds = {"now": now, "most": most + 1, "unreadable": sorted(self._unreadable)}
-                due = [delivery_of(row) for row in connection.execute(select_due, bounds)]
-                chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
-                if chosen is None:
-                    return Leases()
-                email_ids = [delivery.email_id for delivery, _ in chosen]
+                due = self._claim.due(connection, now, free, self._unreadable)
+                given = self._policy.routing.give_out(due.deliveries, free, size_budget, is_idle=is_idle)
+                if not given:
+                    return Leases(more=due.more_lanes and given is not None)
+                email_ids = [one.delivery.email_id for one in given]
                 emails = _contents(connection, email_ids)
                 if len(emails) == len(email_ids):
                     break
                 self._unreadable.update(set(email_ids) - emails.keys())
             ledger = Ledger({})
             items = []
-            for delivery, provider in chosen:
+            for one in given:
+                room = rooms[one.provider]
                 attempt_id = AttemptId(self._new_id())
-                change = self._policy.lease(delivery, provider, attempt_id, rooms[provider].render_version, now)
+                change = self._policy.lease(one.delivery, one.provider, attempt_id, room.render_version, now)
                 ledger.change(change)
-                items.append(
-                    Leased(
-                        email=emails[delivery.email_id],
-                        attempt_id=attempt_id,
-                        number=change.delivery.attempts,
-                        provider=provider,
-                        timeout_seconds=delivery.attempt_timeout,
-                        size_bytes=delivery.size_bytes,
-                        deadline=deadline,
-                    )
-                )
+                items.append(leased(change, emails[one.delivery.email_id], room, deadline))
             ledger.write(connection, self._new_id)
-            return Leases(tuple(items), more=bool(items) and len(due) > len(items))
+            quotas.take(one.provider for one in given)
+            return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
 
         return await self._database.write(work)
 
     # --- what became of it ---------------------------------------------------------------------------------------
 
-    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
-        def work(connection: sa.Connection, now: Millis) -> list[AttemptId]:
+    async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
+        def work(connection: sa.Connection, now: Millis) -> Settled:
             ledger = load(connection, (e.email_id for e in ended))
-            lost = []
+            lost: list[AttemptId] = []
+            verdicts: list[Verdict] = []
             for one in ended:
                 case = ledger.case(one.email_id)
                 if case is None:
                     continue
                 if not holds_lease(case, one):
                     lost.append(one.attempt_id)
-                ledger.change(self._policy.settle(case, one, now))
+                verdicts += (Verdict(name, is_liar) for name, is_liar in words_about_others(case, one))
+                ledger.change(self._policy.settle(case, one, now, rooms))
             ledger.write(connection, self._new_id)
-            return lost
+            return Settled(tuple(lost), tuple(verdicts))
 
         return await self._database.write(work)
 
@@ -208,6 +178,17 @@ class SqlStorage:
             ledger.write(connection, self._new_id)
 
         await self._database.write(work)
+
+    async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
+        def work(connection: sa.Connection, now: Millis) -> int:
+            ledger = load(connection, email_ids)
+            changes = [self._policy.disbelieve(case, provider, now) for case in ledger.cases()]
+            for change in changes:
+                ledger.change(change)
+            ledger.write(connection, self._new_id)
+            return sum(change is not None for change in changes)
+
+        return await self._database.write(work)
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         return await self._sweep(_select_lapsed, held)
@@ -241,6 +222,26 @@ class SqlStorage:
             return Swept(len(lapsed), len(expired), more=BATCH in (len(lapsed), len(expired)))
 
         return await self._database.write(work)
+
+    # --- providers -----------------------------------------------------------------------------------------------
+
+    async def pull_forward(self, providers: Collection[str]) -> int:
+        def work(connection: sa.Connection, now: Millis) -> int:
+            return accounts.pull_forward(connection, now, self._policy.routing, providers)
+
+        return await self._database.write(work)
+
+    async def facts(self) -> list[Fact]:
+        return await self._database.read(accounts.facts)
+
+    async def state_facts(self, stated: Collection[Fact], withdrawn: Collection[FactKey] = ()) -> None:
+        def work(connection: sa.Connection, _now: Millis) -> None:
+            accounts.state_facts(connection, stated, withdrawn)
+
+        await self._database.write(work)
+
+    async def quotas_used(self) -> dict[str, int]:
+        return await self._database.read(accounts.quotas_used)
 
     # --- people --------------------------------------------------------------------------------------------------
 

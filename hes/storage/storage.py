@@ -10,6 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from hes.case import Change
 from hes.model import (
     Address,
     Attempt,
@@ -21,10 +22,13 @@ from hes.model import (
     Ended,
     Event,
     Evidence,
+    Fact,
+    FactKey,
     Leased,
     Millis,
     OnDoubt,
     Reason,
+    Room,
     Status,
 )
 
@@ -40,10 +44,10 @@ class NewEmail(Struct, frozen=True, kw_only=True):
     """An email that was checked and is to be accepted."""
 
     email: Email
-    lane: str
     on_doubt: OnDoubt
     expires_in: int
-    attempt_timeout: float
+    attempt_timeout: float = 0.0
+    """Seconds; 0: as the provider is set."""
     own_providers: tuple[str, ...] = ()
     reference: str | None = None
     stream: str = "default"
@@ -58,19 +62,28 @@ class Accepted(Struct, frozen=True):
     created_at: Millis
 
 
-class Room(Struct, frozen=True):
-    """What one provider's sender can take now."""
-
-    hands: int
-    render_version: int
-
-
 class Leases(Struct, frozen=True):
     """What `lease` gave out."""
 
     items: tuple[Leased, ...] = ()
     more: bool = False
     """More is due than these hands could take."""
+
+
+class Verdict(Struct, frozen=True):
+    """Another provider's word about an email that this one rejected."""
+
+    provider: str
+    is_liar: bool
+    """The other one took it; else it rejected it as well."""
+
+
+class Settled(Struct, frozen=True):
+    """What `settle` found."""
+
+    lost: tuple[AttemptId, ...] = ()
+    """Attempts whose lease was lost meanwhile: their outcome became evidence and moved a delivery only as that may."""
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class Swept(Struct, frozen=True):
@@ -122,24 +135,44 @@ class Storage(Protocol):
         ...
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
-        """Give due deliveries, longest due first, into free hands; leases and attempt rows are on disk on return.
+        """Give due deliveries into free hands; leases and attempt rows are on disk on return.
 
-        Never more for a provider than its hands, nor content of more than `size_budget` bytes together (but one
-        always, if `is_idle`: nothing is in flight in this process). Who takes what is decided by
-        `Policy.give_out`; what nobody can take now stays untouched. What has expired is not leased.
+        Lanes with room take turns; within a lane the longest due goes first. Never more for a provider than its
+        hands and what is left of its daily quota, nor content of more than `size_budget` bytes together (but one
+        always, if `is_idle`: nothing is in flight in this process). Who takes what is decided by `Routing.give_out`;
+        what nobody can take now stays untouched. What has expired is not leased.
         A delivery that was in flight at two crashes is leased alone, and only if `is_idle`.
         `deadline`: handed through to what is leased.
         """
         ...
 
-    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
+    async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
         """Write outcomes and what follows from them, in one transaction.
 
-        Shape: at most 500. Returns the attempts whose lease was lost meanwhile: their outcome became evidence about
-        them and moved a delivery only as evidence may; all others are settled.
+        Shape: at most 500. `rooms`: how the providers stand now, so that nothing waits for one that is shut.
         Promise: an attempt settles once, a delivery only by the attempt that leases it; settling again what was
         settled before changes nothing.
         """
+        ...
+
+    async def pull_forward(self, providers: Collection[str]) -> int:
+        """Make due now what waits for its next round and may go to one of these, at most 500. Returns how many."""
+        ...
+
+    async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
+        """Put back into the queue what failed by the word of a provider that rejects everything. Returns how many."""
+        ...
+
+    async def facts(self) -> list[Fact]:
+        """What is known of the providers' accounts."""
+        ...
+
+    async def state_facts(self, stated: Collection[Fact], withdrawn: Collection[FactKey] = ()) -> None:
+        """Write down what became known, in place of what was known before of the same, and what holds no more."""
+        ...
+
+    async def quotas_used(self) -> dict[str, int]:
+        """How many emails were given to each provider today (UTC). Only those with a daily quota are counted."""
         ...
 
     async def evidence(self, proofs: Sequence[Evidence]) -> None:
@@ -183,3 +216,20 @@ class Storage(Protocol):
     async def check(self) -> None:
         """Return if the storage answers and its schema is the one that this version needs."""
         ...
+
+
+def leased(change: Change, email: Email, room: Room, deadline: float) -> Leased:
+    """What a sender gets of a lease that was written."""
+    delivery = change.delivery
+    attempt = change.attempts[0]
+    return Leased(
+        email=email,
+        attempt_id=attempt.id,
+        number=attempt.number,
+        provider=attempt.provider,
+        timeout_seconds=delivery.attempt_timeout or room.timeout_seconds,
+        size_bytes=delivery.size_bytes,
+        deadline=deadline,
+        failed_over_from=delivery.tried[-1] if delivery.tried and attempt.provider not in delivery.tried else None,
+        is_retry=delivery.is_retry,
+    )

@@ -42,7 +42,7 @@ deliveries = sa.Table(
     metadata,
     sa.Column("email_id", sa.Text, primary_key=True),
     sa.Column("project", sa.Text, nullable=False),
-    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),  # hes.lanes: follows from the other columns, written with them
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("due_at", sa.BigInteger, nullable=False),
@@ -61,7 +61,10 @@ deliveries = sa.Table(
     sa.Column("round", sa.Integer, nullable=False),
     sa.Column("lapses", sa.Integer, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
-    _partial("deliveries_waiting", ["due_at"], IS_WAITING),
+    sa.Column("stream", sa.Text, nullable=False, server_default="default"),
+    sa.Column("sender_domain", sa.Text, nullable=False, server_default=""),
+    sa.Column("is_retry", sa.Boolean, nullable=False, server_default=sa.false()),
+    _partial("deliveries_waiting", ["lane", "due_at"], IS_WAITING),
     _partial("deliveries_leased", ["lease_ends_at"], IS_LEASED),
     _partial("deliveries_expiring", ["expires_at"], CAN_EXPIRE),
     sqlite_with_rowid=False,
@@ -214,13 +217,20 @@ provider_state = sa.Table(
     "provider_state",
     metadata,
     sa.Column("provider", sa.Text, primary_key=True),
-    sa.Column("scope", sa.Text, primary_key=True),  # "" or a sender domain
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
+    sa.Column("kind", sa.Text, primary_key=True),  # hes.model.FactKind
+    sa.Column("sender_domain", sa.Text, primary_key=True),  # "" for all of them
+    sa.Column("reason", sa.Text, nullable=False),
     sa.Column("since", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger),
     sa.Column("changed_by", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
+)
+
+provider_quota = sa.Table(
+    "provider_quota",
+    metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("day", sa.Integer, nullable=False),  # days since 1970, UTC
+    sa.Column("given", sa.Integer, nullable=False),
 )
 
 nodes = sa.Table(

@@ -52,7 +52,6 @@ class Desk(Struct, frozen=True, kw_only=True):
     """Nothing leaves this machine: `user@localhost` is an address."""
     on_doubt: OnDoubt
     expires_in: int
-    attempt_timeout: float
     attempt_timeout_limit: float
     max_body_bytes: int
     bodies: Budget

@@ -77,10 +77,9 @@ def new_email(desk: Desk, principal: Principal, submission: Submission, key: str
     )
     return NewEmail(
         email=email,
-        lane=" ".join((principal.project, domain, *submission.providers)),
         on_doubt=submission.on_doubt or desk.on_doubt,
         expires_in=submission.expires_in or desk.expires_in,
-        attempt_timeout=submission.attempt_timeout or desk.attempt_timeout,
+        attempt_timeout=submission.attempt_timeout or 0.0,
         own_providers=submission.providers,
         reference=submission.reference,
         stream=submission.stream,

@@ -1,12 +1,14 @@
 """Small parts for tests of one actor at a time. They run in virtual time: waiting costs nothing."""
 
 import functools
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 from msgspec.structs import replace
 
+from hes.actors.gate import Gate, GateSettings
 from hes.model import Answer, AttemptId, Email, EmailId, Ended, Leased, Outcome
 from tests.fakes import an_email
 from tests.simulation import virtual_time
@@ -52,6 +54,24 @@ def an_ended(number: int = 1, outcome: Outcome = Outcome.ACCEPTED) -> Ended:
         ended_at=0,
         answer=Answer(outcome=outcome),
     )
+
+
+def a_gate(*, hands: int = 3, **settings: Any) -> Gate:
+    """One whose jitter is none."""
+    return Gate(
+        "p",
+        GateSettings(max_in_flight=hands, **settings),
+        clock=clock,
+        monotonic=anyio.current_time,
+        rng=NoJitter(1),
+    )
+
+
+class NoJitter(random.Random):
+    """What is drawn from a range is its middle."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
 
 
 class ScriptedProvider:

@@ -12,9 +12,9 @@ from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
 from hes.actors.sender import Sender
 from hes.errors import StorageUnavailable
-from hes.model import AttemptId, Ended, Leased
-from hes.storage.storage import Leases, Room, Swept
-from tests.actors.parts import ScriptedProvider, a_leased, an_ended, clock, in_virtual_time
+from hes.model import AttemptId, Ended, Leased, Room
+from hes.storage.storage import Leases, Swept
+from tests.actors.parts import ScriptedProvider, a_gate, a_leased, an_ended, clock, in_virtual_time
 
 
 class Queue:
@@ -53,10 +53,11 @@ class Setup:
         self.report = Mailbox[Ended](2)
         self.sender = Sender(
             ScriptedProvider(),
+            a_gate(hands=2),
             self.inbox,
             self.report,
             hands=2,
-            refused_seconds=10,
+            timeout_seconds=10,
             clock=clock,
             monotonic=anyio.current_time,
         )

@@ -1,6 +1,6 @@
 """The reporter keeps outcomes until they are written, and frees hands only then."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 import pytest
@@ -8,7 +8,8 @@ import pytest
 from hes.actors.actor import Mailbox, StorageTrouble
 from hes.actors.reporter import Reporter
 from hes.errors import StorageBroken, StorageUnavailable
-from hes.model import AttemptId, Ended
+from hes.model import Ended, Room
+from hes.storage.storage import Settled
 from tests.actors.parts import an_ended, in_virtual_time
 
 
@@ -21,7 +22,8 @@ class Books:
         self.poisoned: set[str] = set()
         self.broken = False
 
-    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
+    async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
+        assert rooms == {"p": Room(hands=7)}
         await anyio.sleep(0.01)
         if self.broken:
             raise StorageBroken("the disk failed")
@@ -30,7 +32,20 @@ class Books:
         if self.poisoned & {e.attempt_id for e in ended}:
             raise ZeroDivisionError
         self.written.append([e.attempt_id for e in ended])
-        return []
+        return Settled()
+
+
+class Hands:
+    """Stands for the sender."""
+
+    def __init__(self) -> None:
+        self.released: list[str] = []
+
+    def room(self) -> Room:
+        return Room(hands=7)
+
+    def release(self, ended: Ended) -> None:
+        self.released.append(ended.attempt_id)
 
 
 class Setup:
@@ -38,13 +53,14 @@ class Setup:
         self.books = Books()
         self.mailbox = Mailbox[Ended](100)
         self.trouble = StorageTrouble(anyio.current_time)
-        self.released: list[str] = []
+        self.sender = Hands()
+        self.released = self.sender.released
         self.wakes = 0
         self.reporter = Reporter(
             self.books,  # type: ignore[arg-type]  # only settles
             self.mailbox,
+            {"p": self.sender},  # type: ignore[dict-item]
             self.trouble,
-            release=lambda ended: self.released.append(ended.attempt_id),
             wake=self._wake,
         )
 

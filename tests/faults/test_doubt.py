@@ -224,7 +224,7 @@ async def test_an_outcome_that_comes_late_turns_held_into_sent(tmp_path: Path) -
             ended_at=app.now(),
             answer=Answer(outcome=Outcome.ACCEPTED, provider_message_id="fake-1"),
         )
-        assert await hes.storage.settle([late]) == [late.attempt_id]
+        assert (await hes.storage.settle([late], {})).lost == (late.attempt_id,)
         email = await hes.read(held["id"])
     assert (email["status"], email["attempts"][0]["resolution"]) == ("sent", "accepted")
     assert event(email, "resolved")["data"]["source"] == "late outcome"

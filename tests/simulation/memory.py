@@ -4,29 +4,48 @@ Fast enough for thousands of simulated steps a second, and the second kind that 
 what the suite proves of both, the simulation may rely on.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain, zip_longest
+
+from msgspec.structs import replace
 
 from hes.case import Case, Change
 from hes.errors import KeyReused, NotFound, StorageUnavailable
 from hes.ids import NewId
+from hes.lanes import lane_of, text_of
 from hes.model import (
     AttemptId,
     Clock,
     Decision,
+    Delivery,
     EmailId,
     Ended,
     Event,
     EventType,
     Evidence,
-    Leased,
+    Fact,
+    FactKey,
     Millis,
+    Room,
     Status,
 )
-from hes.policy import Policy, holds_lease
+from hes.policy import Policy, holds_lease, words_about_others
 from hes.storage.accepting import KEY_LIFETIME_MS, new_delivery
-from hes.storage.storage import Accepted, Leases, NewEmail, Recipient, Room, StoredEmail, Swept
+from hes.storage.storage import (
+    Accepted,
+    Leases,
+    NewEmail,
+    Recipient,
+    Settled,
+    StoredEmail,
+    Swept,
+    Verdict,
+    leased,
+)
 
 BATCH = 500
+DAY_MS = 24 * 3600 * 1000
 LIVE = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
 
 
@@ -46,6 +65,9 @@ class MemoryStorage:
         self.calls = 0
         self._live: dict[EmailId, None] = {}
         """The emails that time can still do something to, so that a look costs nothing for the others."""
+        self._first_lane = ""
+        self._facts: dict[FactKey, Fact] = {}
+        self._given: Counter[tuple[str, int]] = Counter()
         self._keys: dict[tuple[str, str], tuple[bytes, Accepted]] = {}
 
     def _reach(self) -> Millis:
@@ -91,7 +113,7 @@ class MemoryStorage:
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
         now = self._reach()
-        hands = {name: room.hands for name, room in rooms.items() if room.hands > 0}
+        rooms = {name: self._limited(name, room, now) for name, room in rooms.items()}
         waiting = (self.cases[email_id].delivery for email_id in self._live)
         due = sorted(
             (
@@ -101,36 +123,77 @@ class MemoryStorage:
             ),
             key=lambda d: d.due_at,
         )
-        due = [d for d in due if self._policy.takers(d, hands)][: sum(hands.values()) + 1]
-        chosen = self._policy.give_out(due, hands, size_budget, is_idle=is_idle)
+        routing = self._policy.routing
+        due = self._in_turns([d for d in due if routing.takers(lane_of(d), rooms)])
+        given = routing.give_out(due, rooms, size_budget, is_idle=is_idle)
         items = []
-        for delivery, provider in chosen or ():
-            attempt_id = AttemptId(self._new_id())
-            change = self._policy.lease(delivery, provider, attempt_id, rooms[provider].render_version, now)
+        for one in given or ():
+            room = rooms[one.provider]
+            change = self._policy.lease(one.delivery, one.provider, AttemptId(self._new_id()), room.render_version, now)
             self._apply(change)
-            items.append(
-                Leased(
-                    email=self.emails[delivery.email_id][0].email,
-                    attempt_id=attempt_id,
-                    number=change.delivery.attempts,
-                    provider=provider,
-                    timeout_seconds=delivery.attempt_timeout,
-                    size_bytes=delivery.size_bytes,
-                    deadline=deadline,
-                )
-            )
+            items.append(leased(change, self.emails[one.delivery.email_id][0].email, room, deadline))
+            self._given[one.provider, now // DAY_MS] += 1
         return Leases(tuple(items), more=bool(items) and len(due) > len(items))
 
-    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
+    def _in_turns(self, due: list[Delivery]) -> list[Delivery]:
+        lanes: dict[str, list[Delivery]] = {}
+        for delivery in due:
+            lanes.setdefault(text_of(lane_of(delivery)), []).append(delivery)
+        names = sorted(lanes, key=lambda lane: (lane <= self._first_lane, lane))
+        self._first_lane = names[0] if names else ""
+        return [d for d in chain.from_iterable(zip_longest(*(lanes[name] for name in names))) if d is not None]
+
+    def _limited(self, name: str, room: Room, now: Millis) -> Room:
+        quota = self._policy.rules.daily_quotas.get(name)
+        if quota is None:
+            return room
+        left = max(0, quota - self._given[name, now // DAY_MS])
+        return replace(room, hands=min(room.hands, left), is_shut=room.is_shut or left == 0)
+
+    async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
         now = self._reach()
-        lost = []
+        lost: list[AttemptId] = []
+        verdicts: list[Verdict] = []
         for one in ended:
             if (case := self.cases.get(one.email_id)) is None:
                 continue
             if not holds_lease(case, one):
                 lost.append(one.attempt_id)
-            self._apply(self._policy.settle(case, one, now))
-        return lost
+            verdicts += (Verdict(name, is_liar) for name, is_liar in words_about_others(case, one))
+            self._apply(self._policy.settle(case, one, now, rooms))
+        return Settled(tuple(lost), tuple(verdicts))
+
+    async def pull_forward(self, providers: Collection[str]) -> int:
+        now = self._reach()
+        count = 0
+        for email_id in self._live:
+            delivery = self.cases[email_id].delivery
+            theirs = set(providers) & set(self._policy.routing.usable(lane_of(delivery)))
+            if delivery.status is Status.QUEUED and delivery.due_at > now and theirs:
+                self.cases[email_id] = replace(self.cases[email_id], delivery=replace(delivery, due_at=now))
+                count += 1
+        return count
+
+    async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
+        now = self._reach()
+        changes = [self._policy.disbelieve(self.cases[i], provider, now) for i in email_ids if i in self.cases]
+        for change in changes:
+            self._apply(change)
+        return sum(change is not None for change in changes)
+
+    async def facts(self) -> list[Fact]:
+        self._reach()
+        return list(self._facts.values())
+
+    async def state_facts(self, stated: Collection[Fact], withdrawn: Collection[FactKey] = ()) -> None:
+        self._reach()
+        for key in withdrawn:
+            self._facts.pop(key, None)
+        self._facts |= {(fact.provider, fact.kind, fact.sender_domain): fact for fact in stated}
+
+    async def quotas_used(self) -> dict[str, int]:
+        now = self._reach()
+        return {name: given for (name, day), given in self._given.items() if day == now // DAY_MS}
 
     async def evidence(self, proofs: Sequence[Evidence]) -> None:
         now = self._reach()

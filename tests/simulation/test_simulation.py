@@ -5,7 +5,7 @@ A failing seed replays: `World(seed).run(steps)` under `virtual_time.run` makes 
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hes.case import Case, Change
-from hes.model import Delivery, Ended, OnDoubt
-from hes.policy import Policy
+from hes.model import Delivery, Ended, OnDoubt, Room
+from hes.policy import NOBODY_IS_SHUT, Policy
 from tests.simulation import virtual_time
 from tests.simulation.world import Violation, World
 
@@ -64,12 +64,12 @@ def test_the_world_is_stormy_enough_to_mean_something() -> None:
 class WithoutFence(Policy):
     """A mutant: whoever comes late settles as if it held the lease."""
 
-    def settle(self, case: Case, ended: Ended, now: int) -> Change | None:
+    def settle(self, case: Case, ended: Ended, now: int, rooms: Mapping[str, Room] = NOBODY_IS_SHUT) -> Change | None:
         attempt = case.attempt(ended.attempt_id)
         if attempt is not None and case.delivery.attempt_id is not None:
             stolen = Case(_with_lease(case.delivery, ended), case.attempts)
-            return super().settle(stolen, ended, now)
-        return super().settle(case, ended, now)
+            return super().settle(stolen, ended, now, rooms)
+        return super().settle(case, ended, now, rooms)
 
 
 def _with_lease(delivery: Delivery, ended: Ended) -> Delivery:

@@ -7,7 +7,7 @@ looking at what the providers really took and at what the storage says, not at w
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -15,12 +15,14 @@ import anyio.abc
 from msgspec import Struct
 
 from hes.actors.actor import Actor, Mailbox, StorageTrouble
+from hes.actors.gate import Gate, GateSettings
+from hes.actors.gatekeeper import Gatekeeper
 from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
 from hes.actors.reporter import Reporter
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
-from hes.case import Case, Rules
+from hes.case import Backoff, Case, Rules
 from hes.errors import StorageUnavailable, WrongState
 from hes.ids import id_maker
 from hes.model import (
@@ -32,15 +34,18 @@ from hes.model import (
     EmailId,
     Ended,
     Evidence,
+    Fact,
+    FactKey,
     Leased,
     OnDoubt,
     Outcome,
     Reason,
     Resolution,
+    Room,
     Status,
 )
 from hes.policy import Policy
-from hes.storage.storage import Leases, NewEmail, Room, Swept
+from hes.storage.storage import Leases, NewEmail, Settled, Swept
 from tests.simulation.memory import LIVE, MemoryStorage
 
 LEASE_SECONDS = 30.0
@@ -66,6 +71,7 @@ MAY_MOVE = {
     (Status.HELD, Status.QUEUED),
     (Status.HELD, Status.FAILED),
     (Status.FAILED, Status.SENT),
+    (Status.FAILED, Status.QUEUED),
     (Status.CANCELLED, Status.SENT),
 }
 """Said here once more, by hand, so that a slip in the table of `hes.transitions` does not excuse itself."""
@@ -171,14 +177,32 @@ class NodeStorage:
         await self._thread.step()
         return leases
 
-    async def settle(self, ended: Sequence[Ended]) -> list[AttemptId]:
+    async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
         await self._thread.step()
         before = self._world.leases_of(ended)
-        lost = await self._storage.settle(ended)
+        settled = await self._storage.settle(ended, rooms)
         self._world.check_settled(before, ended)
         self._world.check_books()
         await self._thread.step()
-        return lost
+        return settled
+
+    async def facts(self) -> list[Fact]:
+        await self._thread.step()
+        return await self._storage.facts()
+
+    async def state_facts(self, stated: Collection[Fact], withdrawn: Collection[FactKey] = ()) -> None:
+        await self._thread.step()
+        await self._storage.state_facts(stated, withdrawn)
+
+    async def pull_forward(self, providers: Collection[str]) -> int:
+        await self._thread.step()
+        return await self._storage.pull_forward(providers)
+
+    async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
+        await self._thread.step()
+        count = await self._storage.disbelieve(provider, email_ids)
+        self._world.check_books()
+        return count
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         await self._thread.step()
@@ -222,18 +246,7 @@ class Node:
         report = Mailbox[Ended](HANDS * len(world.providers))
         leased = {p.name: Mailbox[Leased](HANDS) for p in world.providers}
         self._mailboxes: list[Mailbox[Any]] = [report, *leased.values()]
-        self.senders = {
-            p.name: Sender(
-                NodeProvider(p, self.thread),
-                leased[p.name],
-                report,
-                hands=HANDS,
-                refused_seconds=3,
-                clock=world.clock,
-                monotonic=anyio.current_time,
-            )
-            for p in world.providers
-        }
+        self.senders: dict[str, Sender] = {}
         self.intake = Intake(
             storage,  # type: ignore[arg-type]  # only the verbs of a mailer
             self.senders,
@@ -243,11 +256,38 @@ class Node:
             monotonic=anyio.current_time,
             rng=world.rng,
         )
+        self.gatekeeper = Gatekeeper(
+            storage,  # type: ignore[arg-type]
+            self.senders,
+            self.intake,
+            trouble,
+            daily_quotas={},
+            clock=world.clock,
+        )
+        for provider in world.providers:
+            gate = Gate(
+                provider.name,
+                GateSettings(open_seconds=3, max_in_flight=HANDS),
+                clock=world.clock,
+                monotonic=anyio.current_time,
+                rng=world.rng,
+                changed=self.gatekeeper.wake,
+            )
+            self.senders[provider.name] = Sender(
+                NodeProvider(provider, self.thread),
+                gate,
+                leased[provider.name],
+                report,
+                hands=HANDS,
+                timeout_seconds=10,
+                clock=world.clock,
+                monotonic=anyio.current_time,
+            )
         reporter = Reporter(
             storage,  # type: ignore[arg-type]
             report,
+            self.senders,
             trouble,
-            release=lambda ended: self.senders[ended.provider].release(ended),
             wake=self.intake.wake,
         )
         janitor = Janitor(
@@ -260,12 +300,13 @@ class Node:
             monotonic=anyio.current_time,
             rng=world.rng,
         )
-        self._actors: list[Actor] = [*self.senders.values(), self.intake, reporter, janitor]
+        self._actors: list[Actor] = [*self.senders.values(), self.intake, reporter, janitor, self.gatekeeper]
         self._supervisor = Supervisor(anyio.current_time, world.rng)
 
     async def run(self) -> None:
         try:
             with self.scope:
+                await self.gatekeeper.load()
                 async with anyio.create_task_group() as tasks:
                     for actor in self._actors:
                         tasks.start_soon(self._supervisor.run, actor)
@@ -285,7 +326,14 @@ class World:
     def __init__(self, seed: int, *, nodes: int = 2, policy: type[Policy] = Policy) -> None:
         self.rng = random.Random(seed)
         self.calls = 0
-        rules = Rules(providers=("a", "b"), lease_seconds=LEASE_SECONDS, retry_cap_seconds=20, refused_seconds=3)
+        backoff = Backoff(1, 20)
+        rules = Rules(
+            providers=("a", "b"),
+            routes={"b first": (("b",), ("a",))},
+            backoffs={"a": backoff, "b": backoff},
+            daily_quotas={"b": 1000},
+            lease_seconds=LEASE_SECONDS,
+        )
         new_id = id_maker(self.clock, self.rng)
         self._new_id = new_id
         self.storage = MemoryStorage(policy(rules, self.rng), self.clock, new_id)
@@ -364,10 +412,10 @@ class World:
             )
             new = NewEmail(
                 email=email,
-                lane="p",
                 on_doubt=self.rng.choice(list(OnDoubt)),
                 expires_in=self.rng.choice([5, 60, 200]),
-                attempt_timeout=self.rng.choice([1.0, 10.0]),
+                attempt_timeout=self.rng.choice([0.0, 1.0, 10.0]),
+                stream=self.rng.choice(["default", "b first"]),
             )
             try:
                 await self.storage.accept(new)
@@ -416,7 +464,9 @@ class World:
 
     async def _change_weather(self) -> None:
         provider = self.rng.choice(self.providers)
-        provider.chances = self.rng.choice([Chances(), CALM, Chances(unavailable=0.9), Chances(lost=0.5)])
+        provider.chances = self.rng.choice(
+            [Chances(), CALM, Chances(unavailable=0.9), Chances(lost=0.5), Chances(rejected=1)]
+        )
         provider.is_slow = self.rng.random() < 0.5
 
     async def _cancel(self) -> None:

@@ -29,19 +29,25 @@ from hes.model import (
     Leased,
     OnDoubt,
     Outcome,
+    Room,
     Status,
 )
 from hes.policy import Policy
 from hes.storage import migrations, tables
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite, sync_engine
-from hes.storage.storage import IdempotencyKey, Leases, NewEmail, Room, Storage, StoredEmail
+from hes.storage.storage import IdempotencyKey, Leases, NewEmail, Storage, StoredEmail
 from tests.simulation.memory import MemoryStorage
 
 NOW = 1_800_000_000_000
 DAY_SECONDS = 24 * 3600
 LEASE_SECONDS = 30
-RULES = Rules(providers=("a", "b"), lease_seconds=LEASE_SECONDS)
+RULES = Rules(
+    providers=("a", "b", "quoted"),
+    routes={"default": (("a", "b"),), "b first": (("b",), ("a",))},
+    daily_quotas={"quoted": 3},
+    lease_seconds=LEASE_SECONDS,
+)
 AMPLE = 1_000_000_000
 
 next_id = id_maker(lambda: NOW, random.Random(1))
@@ -74,6 +80,8 @@ def new_email(
     on_doubt: OnDoubt = OnDoubt.RESEND,
     expires_in: int = DAY_SECONDS,
     own_providers: tuple[str, ...] = (),
+    attempt_timeout: float = 10.0,
+    stream: str = "default",
     **fields: Any,
 ) -> NewEmail:
     """A checked email with an id of its own. `fields` go into the Email."""
@@ -88,18 +96,18 @@ def new_email(
     content |= {"sender": Address("shop@example.com"), "to": (Address("ann@example.net"),), "subject": "Hi", **fields}
     return NewEmail(
         email=Email(**content),
-        lane=project,
         on_doubt=on_doubt,
         expires_in=expires_in,
-        attempt_timeout=10.0,
+        attempt_timeout=attempt_timeout,
         own_providers=own_providers,
+        stream=stream,
         key=IdempotencyKey(key, request) if key is not None else None,
     )
 
 
 def rooms(**hands: int) -> dict[str, Room]:
     """`rooms(a=2)`: provider a's sender has two free hands."""
-    return {name: Room(count, render_version=3) for name, count in hands.items()}
+    return {name: Room(hands=count, render_version=3) for name, count in hands.items()}
 
 
 def ended(leased: Leased, outcome: Outcome | None, at: int = NOW, note: str = "", **answer: Any) -> Ended:
@@ -130,6 +138,8 @@ class Bench:
     def __init__(self, storage: Storage, clock: FakeClock) -> None:
         self.storage = storage
         self.clock = clock
+        self.stand: Mapping[str, Room] = {}
+        """How the providers stand, as `settle` is told."""
 
     async def accept(self, **fields: Any) -> EmailId:
         new = new_email(**fields)
@@ -162,7 +172,7 @@ class Bench:
         return leased
 
     async def settle(self, leased: Leased, outcome: Outcome | None, **answer: Any) -> list[AttemptId]:
-        return await self.storage.settle([ended(leased, outcome, self.clock(), **answer)])
+        return list((await self.storage.settle([ended(leased, outcome, self.clock(), **answer)], self.stand)).lost)
 
     async def doubted(self, on_doubt: OnDoubt = OnDoubt.RESEND, **fields: Any) -> Leased:
         """An email whose one attempt is in open doubt: queued again, held or waiting, as `on_doubt` has it."""

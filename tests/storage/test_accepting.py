@@ -32,7 +32,8 @@ async def test_an_accepted_email_is_queued_and_due_at_once(bench: Bench) -> None
     assert (delivery.status, delivery.reason, delivery.due_at, delivery.version) == (Status.QUEUED, None, NOW, 1)
     assert (delivery.expires_at, delivery.expires_in) == (NOW + 60_000, 60)
     assert (delivery.own_providers, delivery.on_doubt, delivery.attempt_timeout) == (("b", "a"), OnDoubt.HOLD, 10.0)
-    assert (delivery.lane, delivery.attempts, delivery.attempt_id, delivery.lease_ends_at) == ("shop", 0, None, None)
+    assert (delivery.stream, delivery.sender_domain, delivery.is_retry) == ("default", "example.com", False)
+    assert (delivery.attempts, delivery.attempt_id, delivery.lease_ends_at) == (0, None, None)
     assert delivery.size_bytes > 0
 
 

@@ -4,9 +4,9 @@ import anyio
 import pytest
 
 from hes.errors import NotFound
-from hes.model import Attempt, EmailId, Leased, OnDoubt, Outcome, Status
-from hes.storage.storage import Leases, Room, Storage
-from tests.storage.harness import AMPLE, LEASE_SECONDS, NOW, Bench, rooms, told
+from hes.model import Address, Attempt, EmailId, Leased, OnDoubt, Outcome, Room, Status
+from hes.storage.storage import Leases, Storage
+from tests.storage.harness import AMPLE, DAY_SECONDS, LEASE_SECONDS, NOW, Bench, rooms, told
 
 
 async def size_of(bench: Bench, email_id: EmailId) -> int:
@@ -119,16 +119,17 @@ async def test_due_counts_and_not_age(bench: Bench) -> None:
     bench.clock.advance(1)
     young = await bench.accept()
     bench.clock.advance(1)
-    await bench.settle(old, Outcome.UNAVAILABLE)  # due again now, later than the young one
-    assert ids(await bench.give_out(rooms(b=2))) == [young, old.email.id]
+    await bench.settle(old, None)  # due again now, later than the young one
+    assert ids(await bench.give_out(rooms(b=1))) == [young]
 
 
 async def test_what_is_due_later_is_not_leased_before(bench: Bench) -> None:
     leased = await bench.leased(own_providers=("a",))
-    await bench.settle(leased, Outcome.THROTTLED, retry_after_seconds=60)
-    bench.clock.advance(59.999)
+    await bench.settle(leased, Outcome.UNAVAILABLE)
+    due_at = (await bench.read(leased)).delivery.due_at
+    bench.clock.now = due_at - 1
     assert await bench.give_out(rooms(a=1, b=1)) == Leases()
-    bench.clock.advance(0.001)
+    bench.clock.now = due_at
     assert ids(await bench.give_out(rooms(a=1, b=1))) == [leased.email.id]
 
 
@@ -255,6 +256,96 @@ async def test_what_was_tried_elsewhere_hides_nothing_behind_it(bench: Bench) ->
     assert ids(await bench.give_out(rooms(a=2))) == [behind]
 
 
+# --- lanes take turns ------------------------------------------------------------------------------------------------
+
+
+async def test_one_projects_burst_does_not_hide_anothers_email(bench: Bench) -> None:
+    await bench.accept_many(20, project="loud")
+    bench.clock.advance(1)
+    quiet = await bench.accept(project="quiet")
+    assert quiet in ids(await bench.give_out(rooms(a=2)))
+
+
+async def test_with_one_hand_at_a_time_lanes_take_turns(bench: Bench) -> None:
+    for project in ("one", "two", "three"):
+        await bench.accept_many(3, project=project)
+    turns = [(await bench.lease()).email.project for _ in range(9)]
+    for first in range(0, 9, 3):
+        assert set(turns[first : first + 3]) == {"one", "two", "three"}
+
+
+async def test_however_many_lanes_there_are_each_gets_its_turn(bench: Bench) -> None:
+    accepted = [await bench.accept(sender=Address(f"shop@{n}.example.com")) for n in range(150)]
+    leased: list[EmailId] = []
+    while len(leased) < 150:
+        leases = await bench.give_out(rooms(a=10))
+        assert 0 < len(leases.items) <= 10
+        leased += ids(leases)
+    assert sorted(leased) == sorted(accepted)
+
+
+async def test_lanes_without_anything_due_hide_nothing(bench: Bench) -> None:
+    for n in range(130):
+        await bench.accept(own_providers=("a",), sender=Address(f"shop@{n:03}.example.com"))
+    while (leases := await bench.give_out(rooms(a=200))).items:
+        for leased in leases.items:
+            await bench.settle(leased, Outcome.UNAVAILABLE)  # waits for its next round
+    last = await bench.accept(sender=Address("shop@zzz.example.com"))
+    found: list[EmailId] = []
+    for _ in range(4):
+        leases = await bench.give_out(rooms(a=1))
+        found += ids(leases)
+        if not leases.more:
+            break
+    assert last in found
+
+
+async def test_a_route_decides_who_takes_it_first(bench: Bench) -> None:
+    for _ in range(3):
+        await bench.accept(stream="b first")
+    leases = await bench.give_out(rooms(a=5, b=2))
+    assert sorted(leased.provider for leased in leases.items) == ["a", "b", "b"]
+
+
+# --- what a provider may get -----------------------------------------------------------------------------------------
+
+
+async def test_of_a_daily_quota_no_more_is_given_than_is_left(bench: Bench) -> None:
+    await bench.accept_many(5, own_providers=("quoted",), expires_in=3 * DAY_SECONDS)
+    assert len((await bench.give_out(rooms(quoted=2))).items) == 2
+    assert await bench.storage.quotas_used() == {"quoted": 2}
+    assert len((await bench.give_out(rooms(quoted=4))).items) == 1
+    assert (await bench.give_out(rooms(quoted=4))).items == ()
+    bench.clock.advance(DAY_SECONDS)
+    assert await bench.storage.quotas_used() == {}
+    assert len((await bench.give_out(rooms(quoted=1))).items) == 1
+    assert await bench.storage.quotas_used() == {"quoted": 1}
+
+
+async def test_beyond_its_quota_a_provider_is_passed_over(bench: Bench) -> None:
+    await bench.accept_many(8, own_providers=("quoted", "a"))
+    leases = await bench.give_out(rooms(quoted=9, a=9))
+    assert [leased.provider for leased in leases.items] == ["quoted"] * 3 + ["a"] * 5
+
+
+async def test_an_email_without_a_time_out_gets_the_providers(bench: Bench) -> None:
+    await bench.accept(attempt_timeout=0.0)
+    await bench.accept(attempt_timeout=7.0)
+    leases = await bench.give_out({"a": Room(hands=2, timeout_seconds=25.0)})
+    assert sorted(leased.timeout_seconds for leased in leases.items) == [7.0, 25.0]
+
+
+async def test_a_later_round_is_marked_as_one(bench: Bench) -> None:
+    await bench.settle(await bench.leased("a"), Outcome.UNAVAILABLE)
+    second = await bench.lease("b")
+    assert (second.failed_over_from, second.is_retry) == ("a", False)
+    await bench.settle(second, Outcome.UNAVAILABLE)
+    bench.clock.advance(10)
+    assert (await bench.give_out({"a": Room(hands=1, retries=0)})).items == ()
+    third = await bench.lease("a")
+    assert (third.failed_over_from, third.is_retry) == (None, True)
+
+
 # --- what was in flight at two crashes -------------------------------------------------------------------------------
 
 
@@ -287,7 +378,7 @@ async def test_after_one_crash_it_is_leased_as_any_other(bench: Bench) -> None:
     leased = await bench.leased(own_providers=("a",))
     await bench.lapse()
     neighbour = await bench.accept()
-    assert ids(await bench.give_out(rooms(a=2), is_idle=False)) == [leased.email.id, neighbour]
+    assert set(ids(await bench.give_out(rooms(a=2), is_idle=False))) == {leased.email.id, neighbour}
 
 
 async def test_another_projects_emails_are_leased_as_well(storage: Storage, bench: Bench) -> None:

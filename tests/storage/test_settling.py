@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from hes.model import AttemptId, EmailId, Leased, OnDoubt, Outcome, Reason, Resolution, Status
-from hes.storage.storage import Leases, Swept
+from hes.model import AttemptId, EmailId, Leased, OnDoubt, Outcome, Reason, Resolution, Room, Status
+from hes.storage.storage import Leases, Settled, Swept, Verdict
 from tests.storage.harness import NOW, Bench, ended, rooms, told
 
 NOT_TAKEN = [Outcome.DECLINED, Outcome.REFUSED, Outcome.THROTTLED, Outcome.UNAVAILABLE]
@@ -44,23 +44,33 @@ async def test_surely_not_taken_is_due_at_once_at_another_provider(bench: Bench,
     assert (await bench.lease("b")).number == 2
 
 
-@pytest.mark.parametrize(
-    ("outcome", "retry_after", "pause_seconds"),
-    [
-        (Outcome.THROTTLED, 60, 60),
-        (Outcome.THROTTLED, None, 1),
-        (Outcome.REFUSED, 3600, 3600),
-        (Outcome.REFUSED, None, 10),
-    ],
-)
-async def test_the_only_provider_is_asked_again_when_it_said(
-    bench: Bench, outcome: Outcome, retry_after: float | None, pause_seconds: int
-) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.THROTTLED, Outcome.REFUSED])
+async def test_account_trouble_makes_the_gate_wait_and_not_the_email(bench: Bench, outcome: Outcome) -> None:
     leased = await bench.leased(own_providers=("a",))
-    await bench.settle(leased, outcome, retry_after_seconds=retry_after)
+    await bench.settle(leased, outcome, retry_after_seconds=3600)
     delivery = (await bench.read(leased)).delivery
-    assert (delivery.status, delivery.due_at, delivery.tried) == (Status.QUEUED, NOW + pause_seconds * 1000, ())
+    assert (delivery.status, delivery.due_at, delivery.tried) == (Status.QUEUED, NOW, ())
     assert delivery.round == 0, "throttles and account trouble never lengthen the backoff"
+
+
+async def test_nothing_waits_for_a_provider_that_is_shut(bench: Bench) -> None:
+    bench.stand = {"b": Room(hands=0, is_shut=True)}
+    leased = await bench.leased("a")
+    await bench.settle(leased, Outcome.UNAVAILABLE)
+    delivery = (await bench.read(leased)).delivery
+    assert (delivery.tried, delivery.round, delivery.is_retry) == ((), 1, True)
+
+
+async def test_what_the_other_says_of_a_rejected_email_is_told(bench: Bench) -> None:
+    for outcome, is_liar in ((Outcome.ACCEPTED, True), (Outcome.REJECTED, False)):
+        first = await bench.leased("a")
+        not_believed = replace(ended(first, Outcome.REJECTED), is_believed=False)
+        assert await bench.storage.settle([not_believed], {}) == Settled()
+        assert await bench.status(first) == (Status.QUEUED, None)
+        second = await bench.lease("b")
+        assert second.email.id == first.email.id
+        settled = await bench.storage.settle([ended(second, outcome)], {})
+        assert settled == Settled(verdicts=(Verdict("a", is_liar=is_liar),))
 
 
 async def test_unavailable_everywhere_begins_a_new_round(bench: Bench) -> None:
@@ -126,7 +136,7 @@ async def test_the_attempt_keeps_what_the_provider_said(bench: Bench) -> None:
     bench.clock.advance(5)
     told_at = NOW + 3000
     answer = ended(leased, Outcome.ACCEPTED, told_at, status_code=202, provider_message_id="m1", detail="fine ✓")
-    await bench.storage.settle([answer])
+    await bench.storage.settle([answer], {})
     [attempt] = (await bench.read(leased)).attempts
     assert (attempt.outcome, attempt.ended_at, attempt.status_code) == (Outcome.ACCEPTED, told_at, 202)
     assert (attempt.provider_message_id, attempt.detail, attempt.resolution) == ("m1", "fine ✓", None)
@@ -154,8 +164,8 @@ async def test_settling_again_changes_nothing(bench: Bench, outcome: Outcome | N
 @pytest.mark.parametrize("outcome", [None, *Outcome])
 async def test_settling_twice_in_one_call_is_settling_once(bench: Bench, outcome: Outcome | None) -> None:
     once, twice = await bench.leased(), await bench.leased()
-    await bench.storage.settle([ended(once, outcome)])
-    await bench.storage.settle([ended(twice, outcome), ended(twice, outcome)])
+    await bench.storage.settle([ended(once, outcome)], {})
+    await bench.storage.settle([ended(twice, outcome), ended(twice, outcome)], {})
     assert told(await bench.read(twice)) == told(await bench.read(once))
     assert await bench.status(twice) == await bench.status(once)
 
@@ -308,21 +318,21 @@ async def test_an_attempt_that_never_was_settles_nothing(bench: Bench) -> None:
     leased = await bench.leased()
     before = await bench.read(leased)
     stranger = replace(ended(leased, Outcome.ACCEPTED), attempt_id=AttemptId("0-0-0"))
-    await bench.storage.settle([stranger])
+    await bench.storage.settle([stranger], {})
     assert await bench.read(leased) == before
 
 
 async def test_the_attempt_of_another_email_settles_nothing(bench: Bench) -> None:
     one, two = await bench.leased(), await bench.leased("b")
     before = await bench.read(one), await bench.read(two)
-    await bench.storage.settle([replace(ended(one, Outcome.ACCEPTED), email_id=two.email.id)])
+    await bench.storage.settle([replace(ended(one, Outcome.ACCEPTED), email_id=two.email.id)], {})
     assert (await bench.read(one), await bench.read(two)) == before
 
 
 async def test_an_unknown_email_is_passed_over(bench: Bench) -> None:
     leased = await bench.leased()
     stranger = replace(ended(leased, Outcome.ACCEPTED), email_id=EmailId("nobody"))
-    assert await bench.storage.settle([stranger, ended(leased, Outcome.ACCEPTED)]) == []
+    assert (await bench.storage.settle([stranger, ended(leased, Outcome.ACCEPTED)], {})).lost == ()
     assert await bench.status(leased) == (Status.SENT, None)
 
 
@@ -340,7 +350,7 @@ async def test_the_outcome_of_the_attempt_before_is_not_taken_for_this_ones(benc
 
 
 async def test_nothing_is_settled_by_no_outcomes(bench: Bench) -> None:
-    assert await bench.storage.settle([]) == []
+    assert (await bench.storage.settle([], {})).lost == ()
 
 
 async def test_a_mixed_batch_settles_each_by_itself(bench: Bench) -> None:
@@ -349,7 +359,7 @@ async def test_a_mixed_batch_settles_each_by_itself(bench: Bench) -> None:
     outcomes = [None, *Outcome]
     leased = [await bench.leased() for _ in outcomes]
     batch = [ended(one, outcome) for one, outcome in zip(leased, outcomes, strict=True)]
-    assert await bench.storage.settle([*batch, ended(late, Outcome.ACCEPTED)]) == [late.attempt_id]
+    assert (await bench.storage.settle([*batch, ended(late, Outcome.ACCEPTED)], {})).lost == (late.attempt_id,)
     queued, sent, failed = (Status.QUEUED, None), (Status.SENT, None), (Status.FAILED, Reason.REJECTED)
     assert [await bench.status(one) for one in leased] == [queued, sent, failed, *[queued] * 5]
     assert await bench.status(late) == sent
@@ -359,7 +369,7 @@ async def test_a_mixed_batch_settles_each_by_itself(bench: Bench) -> None:
 async def test_a_late_outcome_and_the_next_attempts_own_in_one_call(bench: Bench, *, late_goes_first: bool) -> None:
     first, second = await lapsed_then_leased(bench)
     batch = [ended(first, Outcome.ACCEPTED), ended(second, Outcome.ACCEPTED)]
-    assert await bench.storage.settle(batch if late_goes_first else batch[::-1]) == [first.attempt_id]
+    assert (await bench.storage.settle(batch if late_goes_first else batch[::-1], {})).lost == (first.attempt_id,)
     stored = await bench.read(second)
     assert stored.delivery.status is Status.SENT
     assert stored.delivery.provider == ("a" if late_goes_first else "b")
@@ -369,7 +379,7 @@ async def test_a_late_outcome_and_the_next_attempts_own_in_one_call(bench: Bench
 
 async def test_late_accepted_and_not_tried_in_one_call(bench: Bench) -> None:
     first, second = await lapsed_then_leased(bench)
-    await bench.storage.settle([ended(first, Outcome.ACCEPTED), ended(second, None)])
+    await bench.storage.settle([ended(first, Outcome.ACCEPTED), ended(second, None)], {})
     stored = await bench.read(second)
     assert (stored.delivery.status, stored.delivery.provider) == (Status.SENT, "a")
     assert [attempt.id for attempt in stored.attempts] == [first.attempt_id]
@@ -378,7 +388,7 @@ async def test_late_accepted_and_not_tried_in_one_call(bench: Bench) -> None:
 async def test_500_in_one_call(bench: Bench) -> None:
     await bench.accept_many(500)
     leased = (await bench.give_out(rooms(a=500))).items
-    assert await bench.storage.settle([ended(one, Outcome.ACCEPTED) for one in leased]) == []
+    assert (await bench.storage.settle([ended(one, Outcome.ACCEPTED) for one in leased], {})).lost == ()
     assert {await bench.status(one) for one in leased[::50]} == {(Status.SENT, None)}
     bench.clock.advance(3600)
     assert await bench.storage.sweep() == Swept(), "no lease is left"

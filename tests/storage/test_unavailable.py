@@ -16,7 +16,7 @@ NEW = new_email(key="order-1")
 CALLS: dict[str, Call] = {
     "accept": lambda bench, _: bench.storage.accept(NEW),
     "lease": lambda bench, _: bench.give_out(rooms(a=1, b=1)),
-    "settle": lambda bench, leased: bench.storage.settle([ended(leased, Outcome.ACCEPTED)]),
+    "settle": lambda bench, leased: bench.storage.settle([ended(leased, Outcome.ACCEPTED)], {}),
     "evidence": lambda bench, leased: bench.storage.evidence([proof(leased, accepted=True)]),
     "sweep": lambda bench, _: bench.storage.sweep(),
     "cancel": lambda bench, leased: bench.storage.cancel("shop", leased.email.id),

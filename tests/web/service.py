@@ -14,12 +14,11 @@ from msgspec.structs import replace
 
 from hes.case import Rules
 from hes.ids import id_maker
-from hes.model import Answer, Decision, EmailId, Ended, Leased, OnDoubt, Outcome
+from hes.model import Answer, Decision, EmailId, Ended, Leased, OnDoubt, Outcome, Room
 from hes.policy import Policy
 from hes.storage import tables
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
-from hes.storage.storage import Room
 from hes.web.auth import BootstrapKey
 from hes.web.desk import Budget, Desk, Readiness
 from hes.web.problems import MEDIA_TYPE
@@ -50,7 +49,6 @@ class Service:
             outbox_only=False,
             on_doubt=OnDoubt.RESEND,
             expires_in=86_400,
-            attempt_timeout=10.0,
             attempt_timeout_limit=18.0,
             max_body_bytes=MAX_BODY_BYTES,
             bodies=Budget(2 * MAX_BODY_BYTES),
@@ -92,7 +90,7 @@ class Service:
 
     async def leased(self) -> Leased:
         """The one email that is due, in the hands of provider `one`."""
-        leases = await self.storage.lease({"one": Room(1, 1)}, size_budget=10**9, is_idle=True, deadline=1e12)
+        leases = await self.storage.lease({"one": Room(hands=1)}, size_budget=10**9, is_idle=True, deadline=1e12)
         (leased,) = leases.items
         return leased
 
@@ -102,7 +100,7 @@ class Service:
         ended = Ended(
             attempt_id=leased.attempt_id, email_id=leased.email.id, provider="one", ended_at=now(), answer=answer
         )
-        assert await self.storage.settle([ended]) == []
+        assert (await self.storage.settle([ended], {})).lost == ()
 
     async def in_doubt(self) -> EmailId:
         """An email of which nobody knows whether it was taken."""

@@ -1,0 +1,549 @@
+"""One provider's gate: whether an email may go there now, learned from what became of those before it.
+
+Inside is a pybreaker, which counts failures in a row. All time is the gate's own, and so are the rules that a breaker
+around an `await` would break: a call asks before it begins (`admit`) and tells after it ended (`record`), a call that
+was cancelled or not made tells nothing (`release`), one probe goes out at a time, and what began before the gate last
+changed does not count any more.
+
+A gate is shut as `down` (it fails) or `refused` (it does not want our account); then one email at a time finds out
+whether it works again, at growing intervals. A refusal of one sender domain shuts the gate for that domain only.
+What it decides about the email itself is nothing: that is `hes.policy`.
+"""
+
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Callable
+
+import pybreaker
+from msgspec import Struct, field
+
+from hes.actors.pace import OVERLOAD_SHARE, Concurrency, Health, Rate, RetryBudget, Tally
+from hes.model import (
+    Answer,
+    Clock,
+    EmailId,
+    Fact,
+    FactKey,
+    FactKind,
+    GateState,
+    GateStatus,
+    Leased,
+    Millis,
+    Monotonic,
+    Outcome,
+    Room,
+    Scope,
+)
+from hes.transitions import GATE_EFFECTS, GateEffect
+
+_log = logging.getLogger("hes.gate")
+
+LONGEST_SHUT_SECONDS = 300.0
+JITTER = 0.2
+THROTTLED_SECONDS = 1.0
+"""How long a provider rests that slows us down without saying for how long."""
+SHARE, LEAST_CALLS, WITHIN_SECONDS = 0.5, 20, 10
+"""So large a share of failures among so many calls within so many seconds shuts a gate, though none are in a row."""
+ALWAYS_CARRIED = 8
+"""Calls at once that any provider is thought to carry: failures among so many are its own, and no overload."""
+STREAK = 5
+"""After so many rejected emails in a row a provider is not believed any more."""
+REJECTS_EVERYTHING = "it rejects everything"
+MOST_CLOSED_DOMAINS = 10_000
+
+
+class GateSettings(Struct, frozen=True, kw_only=True):
+    """What an operator decides of one provider."""
+
+    fail_max: int = 5
+    open_seconds: float = 10.0
+    max_in_flight: int = 64
+    rate_per_second: float | None = None
+    weight: float = 1.0
+
+
+class Pass(Struct, frozen=True, kw_only=True):
+    """Leave for one call."""
+
+    generation: int
+    is_probe: bool
+    rank: int
+    """How many had leave when this was given, itself included."""
+    epoch: int
+    given_at: float
+    sender_domain: str
+
+
+class _Closure(Struct, kw_only=True):
+    """Why the gate is shut, for all or for one sender domain."""
+
+    state: GateState
+    reason: str
+    since: Millis
+    until: float
+    """On the monotonic clock; infinite: until somebody says so."""
+    times: int
+    """How often in a row it was shut."""
+
+
+_SHUT_MEANWHILE = -1
+"""A generation that never is."""
+
+
+class News(Struct, kw_only=True):
+    """What a gate has come to know that must be written down."""
+
+    opened: bool = False
+    """It can be used again: what waits for it need not wait longer."""
+    stated: dict[FactKey, Fact] = field(default_factory=dict)
+    withdrawn: set[FactKey] = field(default_factory=set)
+    victims: list[EmailId] = field(default_factory=list)
+    """Emails that failed by its word, which does not count any more."""
+
+    def __bool__(self) -> bool:
+        return self.opened or bool(self.stated or self.withdrawn or self.victims)
+
+
+class _Failed(Exception):
+    """Tells the breaker that a call failed."""
+
+
+class Gate:
+    """See the module. `changed` is called when there is news or room; it must return at once."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: GateSettings,
+        *,
+        clock: Clock,
+        monotonic: Monotonic,
+        rng: random.Random,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self._settings = settings
+        self._clock = clock
+        self._monotonic = monotonic
+        self._rng = rng
+        self._changed = changed
+        now = monotonic()
+        self._breaker = pybreaker.CircuitBreaker(
+            fail_max=settings.fail_max, reset_timeout=0, throw_new_error_on_trip=False
+        )
+        self._generation = 0
+        self._out = 0
+        self._probe: Pass | None = None
+        self._shut: _Closure | None = None
+        self._domains: dict[str, _Closure] = {}
+        self._paused: _Closure | None = None
+        self._rests_until = -math.inf
+        self._rest_reason = ""
+        self._slowed_since: Millis = 0
+        self._since = clock()
+        self._openings = 0
+        self._streak: dict[EmailId, None] = {}
+        self._concurrency = Concurrency(settings.max_in_flight)
+        self._rate = Rate(settings.rate_per_second, now)
+        self._health = Health(now)
+        self._budget = RetryBudget(now)
+        self._good, self._bad = Tally(1.0, WITHIN_SECONDS), Tally(1.0, WITHIN_SECONDS)
+        self._accepted = Tally(1.0, 60)
+        self._carried = [0, 0]
+        """The most calls at once of which one went well: in this stretch of ten seconds, and in the one before."""
+        self._stretch = 0
+        self._news = News()
+
+    # --- before a call -------------------------------------------------------------------------------------------
+
+    def room(self, in_flight: int, render_version: int, timeout_seconds: float) -> Room:
+        """What may be leased for it now, with so many hands in use."""
+        now = self._monotonic()
+        hands = 0
+        is_probe = False
+        if self._is_shut():
+            is_probe = self._probe_is_due(now)
+            hands = int(is_probe and in_flight < self._settings.max_in_flight)
+        elif now >= self._rests_until:
+            hands = int(min(self._concurrency.limit - in_flight, self._rate.tokens(now)))
+        closed = {domain for domain, closure in self._domains.items() if now < closure.until}
+        return Room(
+            hands=max(0, hands),
+            render_version=render_version,
+            timeout_seconds=timeout_seconds,
+            weight=self._settings.weight * self._health.factor(now),
+            is_shut=self._is_shut(),
+            is_probe=is_probe,
+            closed_domains=frozenset(closed),
+            probing_domains=frozenset(self._domains.keys() - closed),
+            retries=self._budget.left(now),
+        )
+
+    def seconds_to_next(self) -> float:
+        """Until time alone changes the room; infinite if it does not."""
+        now = self._monotonic()
+        if self._paused is not None:
+            return math.inf
+        if self._shut is not None:
+            return self._shut.until - now if now < self._shut.until else math.inf
+        if now < self._rests_until:
+            return self._rests_until - now
+        return self._rate.seconds_to_next(now)
+
+    def admit(self, leased: Leased) -> Pass:
+        """Leave for an email that was leased as `room` allowed."""
+        now = self._monotonic()
+        self._out += 1
+        self._rate.take(now)
+        if leased.is_retry:
+            self._budget.spend()
+        domain = leased.email.sender.domain
+        if (closure := self._domains.get(domain)) is not None and now >= closure.until:
+            closure.until = now + self._interval(closure.times)  # the next one waits for what becomes of this one
+        is_probe = self._probe_is_due(now)
+        given = Pass(
+            generation=self._generation if is_probe or not self._is_shut() else _SHUT_MEANWHILE,
+            is_probe=is_probe,
+            rank=self._out,
+            epoch=self._concurrency.epoch,
+            given_at=now,
+            sender_domain=domain,
+        )
+        if given.is_probe:
+            self._probe = given
+        return given
+
+    def objection(self, given: Pass) -> str | None:
+        """Why the call must not begin after all; None: it may."""
+        if given.generation != self._generation:
+            return "the provider's gate was shut meanwhile"
+        if self._paused is not None:
+            return "the provider was paused meanwhile"
+        if self._monotonic() < self._rests_until:
+            return "the provider has told us to wait"
+        return None
+
+    # --- after a call --------------------------------------------------------------------------------------------
+
+    def release(self, given: Pass) -> None:
+        """The call was not made, or cut off: it tells nothing."""
+        self._out -= 1
+        if given is self._probe:
+            self._probe = None
+
+    def record(self, given: Pass, email_id: EmailId, answer: Answer, seconds: float) -> bool:
+        """What became of the call. Returns whether a `rejected` is to be believed."""
+        self.release(given)
+        now = self._monotonic()
+        outcome = answer.outcome
+        if outcome is Outcome.ACCEPTED:
+            self._accepted.add(now)
+            self._rate.accepted(given.given_at, now)
+            self._budget.success()
+        elif outcome is Outcome.THROTTLED:  # told is told, however long ago the question was
+            self._rest(given, answer, now)
+        is_believed = outcome is not Outcome.REJECTED or not self._is_suspected()
+        if given.generation != self._generation:
+            return is_believed
+        match GATE_EFFECTS[outcome]:
+            case GateEffect.SHUT:
+                self._refused(given, answer, now)
+            case GateEffect.SLOWED:
+                self._recover("it answers")
+            case GateEffect.BAD:
+                self._failed(given, answer, now)
+            case GateEffect.GOOD:
+                self._went_well(given, outcome, seconds, now)
+        if outcome is not Outcome.REJECTED:
+            self._streak.clear()
+        elif is_believed:
+            self._streak[email_id] = None
+        return is_believed
+
+    def judge(self, *, is_liar: bool) -> None:
+        """Another provider has said what it thinks of an email that this one rejected and was not believed."""
+        if len(self._streak) < STREAK:
+            return
+        if is_liar:
+            self._news.victims += self._streak
+            self._shut_as_refused(REJECTS_EVERYTHING, None, self._monotonic())
+        self._streak.clear()
+
+    # --- the operator's hand -------------------------------------------------------------------------------------
+
+    def pause(self, fact: Fact) -> None:
+        """Nothing goes there until `resume`."""
+        self._paused = _Closure(state=GateState.PAUSED, reason=fact.reason, since=fact.since, until=math.inf, times=1)
+        _log.warning("%s: %s", self.name, fact.reason)
+
+    def resume(self) -> None:
+        if self._paused is not None:
+            self._paused = None
+            self._opened()
+
+    def reset(self) -> None:
+        """Forget all that was learned, and begin anew. A pause stays."""
+        now = self._monotonic()
+        self._generation += 1
+        self._breaker.close()
+        for domain in ["", *self._domains]:
+            self._withdraw(domain)
+        self._shut = self._probe = None
+        self._domains.clear()
+        self._streak.clear()
+        self._openings = 0
+        self._rests_until = -math.inf
+        self._since = self._clock()
+        self._concurrency.reset()
+        self._rate.reset()
+        self._health = Health(now)
+        self._good.clear()
+        self._bad.clear()
+        self._opened()
+
+    def learn(self, fact: Fact) -> None:
+        """What was known before this process began."""
+        if fact.kind is FactKind.PAUSED:
+            self.pause(fact)
+            return
+        ahead = max(0.0, (fact.until - self._clock()) / 1000) if fact.until is not None else 0.0
+        closure = _Closure(
+            state=GateState.REFUSED,
+            reason=fact.reason,
+            since=fact.since,
+            until=self._monotonic() + ahead,
+            times=1,
+        )
+        if fact.sender_domain:
+            self._domains[fact.sender_domain] = closure
+        else:
+            self._shut = closure
+            self._breaker.open()
+
+    def take_news(self) -> News:
+        """What is to be written down; it is told once."""
+        news, self._news = self._news, News()
+        return news
+
+    def return_news(self, news: News) -> None:
+        """It could not be written: told again, unless something newer is known."""
+        later, self._news = self._news, news
+        self._news.opened |= later.opened
+        self._news.victims += later.victims
+        for key in later.stated:
+            self._news.withdrawn.discard(key)
+        for key in later.withdrawn:
+            self._news.stated.pop(key, None)
+        self._news.stated |= later.stated
+        self._news.withdrawn |= later.withdrawn
+
+    def status(self, kind: str, in_flight: int) -> GateStatus:
+        """How it stands, for people."""
+        now = self._monotonic()
+        state, reason, since, until = self._standing(now)
+        return GateStatus(
+            name=self.name,
+            kind=kind,
+            state=state,
+            reason=reason,
+            since=since,
+            until=until,
+            weight=self._settings.weight,
+            effective_weight=round(self._settings.weight * self._health.factor(now), 3),
+            in_flight=in_flight,
+            in_flight_limit=int(self._concurrency.limit),
+            rate_limit=self._rate.limit(now),
+            sent_last_minute=self._accepted.total(now),
+            error_rate=round(self._health.error_rate, 3),
+            refused_sender_domains=tuple(sorted(self._domains)),
+        )
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _is_shut(self) -> bool:
+        return self._paused is not None or self._shut is not None
+
+    def _probe_is_due(self, now: float) -> bool:
+        return self._paused is None and self._shut is not None and now >= self._shut.until and self._probe is None
+
+    def _is_suspected(self) -> bool:
+        is_liar = self._shut is not None and self._shut.reason == REJECTS_EVERYTHING
+        return is_liar or len(self._streak) >= STREAK
+
+    def _standing(self, now: float) -> tuple[GateState, str | None, Millis, Millis | None]:
+        if self._paused is not None:
+            return GateState.PAUSED, self._paused.reason, self._paused.since, None
+        if (shut := self._shut) is not None:
+            is_probing = now >= shut.until
+            state = GateState.PROBING if is_probing and shut.state is GateState.DOWN else shut.state
+            return state, shut.reason, shut.since, None if is_probing else self._wall(shut.until, now)
+        if now < self._rests_until:
+            return GateState.SLOWED, self._rest_reason, self._slowed_since, self._wall(self._rests_until, now)
+        if self._health.factor(now) < 0.5:
+            return GateState.SLOWED, "it fails often, or answers slowly: others get its share", self._since, None
+        return GateState.UP, None, self._since, None
+
+    def _wall(self, at: float, now: float) -> Millis:
+        return self._clock() + round((at - now) * 1000)
+
+    def _went_well(self, given: Pass, outcome: Outcome, seconds: float, now: float) -> None:
+        self._carries(given.rank, now)
+        self._health.good(seconds, now)
+        self._concurrency.good(given.rank)
+        self._good.add(now)
+        if outcome is Outcome.ACCEPTED and self._domains.pop(given.sender_domain, None) is not None:
+            _log.warning("%s takes emails from %s again", self.name, given.sender_domain)
+            self._withdraw(given.sender_domain)
+            self._opened()
+        if not given.is_probe:
+            self._breaker.call(lambda: None)
+        elif outcome is Outcome.REJECTED and self._is_suspected():
+            self._shut_as_refused(REJECTS_EVERYTHING, None, now)  # still does
+        else:
+            self._recover("a probe went well")
+
+    def _failed(self, given: Pass, answer: Answer, now: float) -> None:
+        self._health.bad(now)
+        if self._health.error_rate > OVERLOAD_SHARE:
+            self._concurrency.bad(given.rank, given.epoch)
+        if given.is_probe:
+            self._trip(f"a probe failed: {answer.detail}", now)
+            return
+        if given.rank > self._has_carried(now):
+            return  # more than it was ever seen to carry: that is overload, and fewer at once is the answer to it
+        self._bad.add(now)
+        if self._tell_breaker_failed():
+            self._trip(f"{self._settings.fail_max} failures in a row, the last: {answer.detail}", now)
+        elif (bad := self._bad.total(now)) >= SHARE * (calls := bad + self._good.total(now)) and calls >= LEAST_CALLS:
+            self._trip(f"{bad} of {calls} calls failed within {WITHIN_SECONDS} s, the last: {answer.detail}", now)
+
+    def _tell_breaker_failed(self) -> bool:
+        """Whether that opened it."""
+
+        def fail() -> None:
+            raise _Failed
+
+        with contextlib.suppress(_Failed):
+            self._breaker.call(fail)
+        return bool(self._breaker.current_state == pybreaker.STATE_OPEN)
+
+    def _trip(self, reason: str, now: float) -> None:
+        """Shut as `down`: the third time in a row for twice as long, and so on."""
+        self._openings += 1
+        seconds = self._interval(max(1, self._openings - 1))
+        if self._shut is not None and self._shut.state is GateState.REFUSED:
+            self._withdraw("")
+        since = self._shut.since if self._shut is not None else self._clock()
+        self._close(_Closure(state=GateState.DOWN, reason=reason, since=since, until=now + seconds, times=1))
+        level = logging.WARNING if self._openings == 1 else logging.INFO
+        _log.log(level, "%s is down, nothing goes there for %.0f s: %s", self.name, seconds, reason)
+
+    def _refused(self, given: Pass, answer: Answer, now: float) -> None:
+        if answer.scope is Scope.PROVIDER:
+            self._shut_as_refused(answer.detail or "it refuses our account", answer.retry_after_seconds, now)
+            return
+        domain = given.sender_domain
+        known = self._domains.get(domain)
+        times = known.times + 1 if known is not None else 1
+        seconds = answer.retry_after_seconds or self._interval(times)
+        if known is None:
+            _log.error("%s refuses emails from %s: %s", self.name, domain, answer.detail)
+            if len(self._domains) >= MOST_CLOSED_DOMAINS:
+                self._domains.pop(next(iter(self._domains)))
+        self._domains[domain] = _Closure(
+            state=GateState.REFUSED,
+            reason=answer.detail,
+            since=known.since if known is not None else self._clock(),
+            until=now + seconds,
+            times=times,
+        )
+        self._state(domain, self._domains[domain], now)
+
+    def _shut_as_refused(self, reason: str, seconds: float | None, now: float) -> None:
+        """At once, and loud the first time; tried again at growing intervals."""
+        known = self._shut if self._shut is not None and self._shut.state is GateState.REFUSED else None
+        times = known.times + 1 if known is not None else 1
+        seconds = seconds or self._interval(times)
+        since = known.since if known is not None else self._clock()
+        closure = _Closure(state=GateState.REFUSED, reason=reason, since=since, until=now + seconds, times=times)
+        self._close(closure)
+        self._state("", closure, now)
+        level = logging.ERROR if known is None else logging.INFO
+        _log.log(level, "%s refuses us; it is asked again in %.0f s: %s", self.name, seconds, reason)
+
+    def _close(self, closure: _Closure) -> None:
+        self._generation += 1
+        self._probe = None
+        self._shut = closure
+        self._breaker.open()
+
+    def _recover(self, why: str) -> None:
+        """It works: begin with few calls at once."""
+        if self._shut is None:
+            return
+        if self._shut.state is GateState.REFUSED:
+            self._withdraw("")
+        self._generation += 1
+        self._breaker.call(lambda: None)  # half open by then, so a success closes it
+        self._shut = None
+        self._openings = 0
+        self._since = self._clock()
+        self._streak.clear()
+        self._good.clear()
+        self._bad.clear()
+        self._concurrency.restart()
+        _log.warning("%s is used again: %s", self.name, why)
+        self._opened()
+
+    def _rest(self, given: Pass, answer: Answer, now: float) -> None:
+        seconds = answer.retry_after_seconds or THROTTLED_SECONDS
+        if now >= self._rests_until:
+            self._slowed_since = self._clock()
+            _log.info("%s told us to slow down and rests for %.1f s: %s", self.name, seconds, answer.detail)
+        self._rests_until = max(self._rests_until, now + seconds)
+        self._rest_reason = answer.detail or "it told us to slow down"
+        self._rate.told_to_slow_down(given.given_at, now, seconds)
+
+    def _interval(self, times: int) -> float:
+        seconds = min(LONGEST_SHUT_SECONDS, self._settings.open_seconds * 2.0 ** min(times - 1, 40))
+        return seconds * self._rng.uniform(1 - JITTER, 1 + JITTER)
+
+    def _carries(self, rank: int, now: float) -> None:
+        self._roll(now)
+        self._carried[0] = max(self._carried[0], rank)
+
+    def _has_carried(self, now: float) -> int:
+        self._roll(now)
+        return max(ALWAYS_CARRIED, *self._carried)
+
+    def _roll(self, now: float) -> None:
+        stretch = int(now / WITHIN_SECONDS)
+        if stretch != self._stretch:
+            self._carried = [0, self._carried[0] if stretch == self._stretch + 1 else 0]
+            self._stretch = stretch
+
+    def _state(self, domain: str, closure: _Closure, now: float) -> None:
+        key = (self.name, FactKind.REFUSED, domain)
+        self._news.withdrawn.discard(key)
+        self._news.stated[key] = Fact(
+            provider=self.name,
+            kind=FactKind.REFUSED,
+            sender_domain=domain,
+            reason=closure.reason,
+            since=closure.since,
+            until=self._wall(closure.until, now),
+            by="the provider",
+        )
+        self._changed()
+
+    def _withdraw(self, domain: str) -> None:
+        key = (self.name, FactKind.REFUSED, domain)
+        self._news.stated.pop(key, None)
+        self._news.withdrawn.add(key)
+        self._changed()
+
+    def _opened(self) -> None:
+        self._news.opened = True
+        self._changed()

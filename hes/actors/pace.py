@@ -1,0 +1,229 @@
+"""How fast and how much a provider is asked: calls at once, emails a second, its share of the traffic, retries.
+
+Each of these learns from one provider's answers and knows nothing of the others. Times are seconds of a clock that
+never goes back, handed in with each call.
+"""
+
+import math
+from collections import deque
+
+FEWEST_AT_ONCE = 2.0
+"""Calls at once after a recovery, and the least that a struggling provider is left."""
+CUT = 0.7
+"""What is left of the calls at once after a failure that overload may have caused."""
+OVERLOAD_SHARE = 0.2
+"""Up to this share of failures nobody thinks of overload."""
+
+
+class Concurrency:
+    """Calls at once: additive increase, multiplicative decrease (RFC 5681 does the same with packets).
+
+    It grows only while it is used, and by doubling per round trip after a recovery, until the first failure.
+    """
+
+    def __init__(self, ceiling: int) -> None:
+        self._ceiling = float(ceiling)
+        self._least = min(FEWEST_AT_ONCE, self._ceiling)
+        self._doubles_below = self._ceiling
+        self.limit = self._ceiling
+        self.epoch = 0
+        """Grows with each cut. What was begun before a cut says nothing about what is left after it."""
+
+    def reset(self) -> None:
+        self.limit = self._doubles_below = self._ceiling
+
+    def restart(self) -> None:
+        """Begin small, and double."""
+        self.limit, self._doubles_below = self._least, self._ceiling
+
+    def good(self, rank: int) -> None:
+        """`rank`: how many calls were in flight when it began, itself included."""
+        if rank < self.limit / 2:
+            return
+        step = 1.0 if self.limit < self._doubles_below else 1.0 / self.limit
+        self.limit = min(self._ceiling, self.limit + step)
+
+    def bad(self, rank: int, epoch: int) -> None:
+        if epoch != self.epoch:
+            return
+        self.epoch += 1
+        self.limit = self._doubles_below = max(self._least, CUT * min(self.limit, rank))
+
+
+class Tally:
+    """How many within the last stretch of time, in steps."""
+
+    def __init__(self, step_seconds: float, steps: int) -> None:
+        self._step_seconds = step_seconds
+        self._steps = steps
+        self._counts: deque[list[int]] = deque()  # [step, count]
+
+    def add(self, now: float) -> None:
+        step = int(now / self._step_seconds)
+        if not self._counts or self._counts[-1][0] != step:
+            self._counts.append([step, 0])
+            self._forget(step)
+        self._counts[-1][1] += 1
+
+    def total(self, now: float) -> int:
+        self._forget(int(now / self._step_seconds))
+        return sum(count for _, count in self._counts)
+
+    def clear(self) -> None:
+        self._counts.clear()
+
+    def _forget(self, step: int) -> None:
+        while self._counts and self._counts[0][0] <= step - self._steps:
+            self._counts.popleft()
+
+
+class Rate:
+    """Emails a second: what is configured, and what a provider that told us to slow down was seen to allow.
+
+    After such a word we stay a little below what went well in the second before it, for half a minute; then we feel
+    our way up, and forget the word when four times as much goes well.
+    """
+
+    SMOOTH_SECONDS = 0.1
+    """What the bucket holds; more at once would be a burst."""
+    QUIET_SECONDS = 30.0
+    ENOUGH = 5
+    """With fewer emails in the second before, nothing was learned about a rate."""
+
+    def __init__(self, per_second: float | None, now: float) -> None:
+        self._configured = per_second
+        self._allowed: float | None = None
+        self._told_at = -math.inf
+        self._resumed_at = now
+        self._accepted = Tally(0.1, 10)
+        self._tokens = 1.0
+        self._filled_at = now
+
+    def limit(self, now: float) -> float | None:
+        """Emails a second now; None: as many as there are."""
+        learned = self._learned(now)
+        if learned is None or self._configured is None:
+            return learned or self._configured
+        return min(learned, self._configured)
+
+    def tokens(self, now: float) -> float:
+        """How many may go now. Infinite without a limit."""
+        limit = self.limit(now)
+        if limit is None:
+            return math.inf
+        most = max(1.0, limit * self.SMOOTH_SECONDS)
+        self._tokens = min(most, self._tokens + (now - self._filled_at) * limit)
+        self._filled_at = now
+        return self._tokens
+
+    def take(self, now: float) -> None:
+        if self.tokens(now) < math.inf:
+            self._tokens -= 1.0
+
+    def seconds_to_next(self, now: float) -> float:
+        """Until it is worth to look again. Infinite without a limit."""
+        limit = self.limit(now)
+        if limit is None:
+            return math.inf
+        return max((1.0 - self.tokens(now)) / limit, self.SMOOTH_SECONDS / 2)
+
+    def accepted(self, began_at: float, now: float) -> None:
+        self._accepted.add(now)
+        if self._allowed is not None and began_at <= self._told_at < now:
+            self._allowed += 1.0  # it was on its way when we were told, and counted as much
+
+    def told_to_slow_down(self, began_at: float, now: float, rest_seconds: float) -> None:
+        """What was begun before the last such word, or while it was told, tells nothing new."""
+        if began_at > self._told_at:
+            self._allowed = float(self._accepted.total(now))
+            self._told_at = now
+            self._tokens = 1.0
+        self._resumed_at = self._filled_at = max(self._resumed_at, now + rest_seconds)
+
+    def reset(self) -> None:
+        self._allowed = None
+
+    def _learned(self, now: float) -> float | None:
+        if self._allowed is None or self._allowed < self.ENOUGH:
+            return None
+        allowed = self._allowed
+        since = max(0.0, now - self._resumed_at)
+        if since < self.QUIET_SECONDS:
+            return allowed * (0.96 - 0.11 * math.exp(-since / 3.0))
+        grown = allowed * 0.96 * math.exp(0.03 * (since - self.QUIET_SECONDS))
+        if grown > 4 * allowed:
+            self._allowed = None
+            return None
+        return grown
+
+
+class Health:
+    """How well a provider does, as a factor on its weight: 1 is normal, and it never goes below a twentieth.
+
+    It shrinks with the share of failures, and when answers take more than twice as long as is normal for this provider
+    (and more than a fifth of a second). What it knows fades, so that a provider gets its share back even if too little
+    goes there to prove anything.
+    """
+
+    LEAST = 0.05
+    FADE_SECONDS = 30.0
+    ENOUGH = 20
+    """So many answers before "normal" means anything."""
+
+    def __init__(self, now: float) -> None:
+        self._at = now
+        self.error_rate = 0.0
+        self._slowness = 0.0  # logarithm of recent / normal
+        self._normal = 0.0
+        self._answers = 0
+
+    def good(self, seconds: float, now: float) -> None:
+        self._fade(now)
+        self.error_rate *= 0.95
+        self._answers += 1
+        if self._answers == 1:
+            self._normal = seconds
+        # What is normal follows a faster provider at once, and a slower one only over thousands of answers.
+        self._normal += (0.05 if seconds < self._normal else 0.0005) * (seconds - self._normal)
+        ratio = max(seconds, 0.0001) / max(self._normal, 0.1)
+        self._slowness += 0.1 * (math.log(ratio) - self._slowness)
+
+    def bad(self, now: float) -> None:
+        self._fade(now)
+        self.error_rate += 0.05 * (1.0 - self.error_rate)
+
+    def factor(self, now: float) -> float:
+        self._fade(now)
+        factor = (1.0 - self.error_rate) ** 3 if self.error_rate > 0.01 else 1.0
+        if self._answers >= self.ENOUGH and self._slowness > math.log(2.0):
+            factor *= 2.0 / math.exp(self._slowness)
+        return max(self.LEAST, factor)
+
+    def _fade(self, now: float) -> None:
+        left = math.exp((self._at - now) / self.FADE_SECONDS)
+        self._at = now
+        self.error_rate *= left
+        self._slowness *= left
+
+
+class RetryBudget:
+    """How many emails of later rounds a provider may get, so that retries never become its main traffic."""
+
+    FULL = 100.0
+    PER_SUCCESS = 0.1
+    PER_SECOND = 1.0
+
+    def __init__(self, now: float) -> None:
+        self._left = self.FULL
+        self._at = now
+
+    def left(self, now: float) -> int:
+        self._left = min(self.FULL, self._left + (now - self._at) * self.PER_SECOND)
+        self._at = now
+        return int(self._left)
+
+    def spend(self) -> None:
+        self._left = max(0.0, self._left - 1.0)
+
+    def success(self) -> None:
+        self._left = min(self.FULL, self._left + self.PER_SUCCESS)
