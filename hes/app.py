@@ -12,7 +12,7 @@ supervisor: above all of them
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
 from hes.case import Backoff, Rules
 from hes.ids import NewId
-from hes.model import Clock, Ended, Leased, Millis
+from hes.model import Clock, Ended, Leased, Millis, Monotonic
 from hes.policy import Policy
 from hes.provider_settings import ProviderSettings
 from hes.providers import Surroundings, make_provider
@@ -38,6 +38,7 @@ from hes.providers.provider import Provider
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
+from hes.storage.storage import Storage
 from hes.web.auth import BootstrapKey, NoKeys
 from hes.web.desk import Budget, Desk, Readiness
 from hes.web.routes import create_web
@@ -53,10 +54,17 @@ def now() -> Millis:
 class Mailer:
     """The actors that get emails out, wired."""
 
-    def __init__(self, settings: Settings, storage: SqlStorage, clock: Clock, rng: random.Random) -> None:
-        monotonic = time.monotonic
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        providers: Sequence[Provider],
+        clock: Clock,
+        rng: random.Random,
+        monotonic: Monotonic = time.monotonic,
+    ) -> None:
+        """`providers`: one for each that the settings name, in their order; closed by `aclose`."""
         trouble = StorageTrouble(monotonic)
-        around = Surroundings(clock=clock, keep=storage.keep, outbox_dir=settings.outbox_dir)
         self._senders: dict[str, Sender] = {}
         self.intake = Intake(
             storage,
@@ -72,10 +80,9 @@ class Mailer:
         )
         self._outcomes = Mailbox[Ended](sum(p.max_in_flight for p in settings.providers))
         self._leased: list[Mailbox[Leased]] = []
-        self._providers: list[Provider] = []
-        for one in settings.providers:
+        self._providers = providers
+        for one, provider in zip(settings.providers, providers, strict=True):
             mailbox = Mailbox[Leased](one.max_in_flight)
-            provider = make_provider(one, around)
             gate = Gate(
                 one.name,
                 gate_settings(one),
@@ -85,7 +92,6 @@ class Mailer:
                 changed=self.gatekeeper.wake,
             )
             self._leased.append(mailbox)
-            self._providers.append(provider)
             self._senders[one.name] = Sender(
                 provider,
                 gate,
@@ -147,15 +153,23 @@ async def open_storage(
     settings: Settings, clock: Clock, new_id: NewId, rng: random.Random
 ) -> AsyncIterator[SqlStorage]:
     """The storage that `HES_DATABASE_URL` names. One line per kind."""
-    rules = Rules(
+    async with open_sqlite(sqlite_path(settings), Policy(rules_of(settings), rng), clock, new_id) as storage:
+        yield storage
+
+
+def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[Provider]:
+    around = Surroundings(clock=clock, keep=storage.keep, outbox_dir=settings.outbox_dir)
+    return [make_provider(provider, around) for provider in settings.providers]
+
+
+def rules_of(settings: Settings) -> Rules:
+    return Rules(
         providers=tuple(provider.name for provider in settings.providers),
         routes=settings.routes,
         backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in settings.providers},
         daily_quotas=daily_quotas(settings),
         lease_seconds=settings.lease_seconds,
     )
-    async with open_sqlite(sqlite_path(settings), Policy(rules, rng), clock, new_id) as storage:
-        yield storage
 
 
 def daily_quotas(settings: Settings) -> dict[str, int]:
@@ -178,14 +192,15 @@ def sqlite_path(settings: Settings) -> Path:
 
 
 def create_app(
-    settings: Settings, storage: SqlStorage, wake: Callable[[], None], new_id: NewId, clock: Clock, readiness: Readiness
+    settings: Settings, storage: SqlStorage, mailer: Mailer, new_id: NewId, clock: Clock, readiness: Readiness
 ) -> Litestar:
     """The HTTP application over these parts."""
     desk = Desk(
         storage=storage,
         authenticator=BootstrapKey(settings.bootstrap_key.reveal()) if settings.bootstrap_key else NoKeys(),
         readiness=readiness,
-        wake=wake,
+        gates=mailer.gatekeeper,
+        wake=mailer.intake.wake,
         new_id=new_id,
         clock=clock,
         provider_names=frozenset(provider.name for provider in settings.providers),

@@ -18,7 +18,7 @@ import uvicorn
 from litestar import Litestar
 
 from hes import __version__
-from hes.app import Mailer, create_app, now, open_storage
+from hes.app import Mailer, create_app, make_providers, now, open_storage
 from hes.errors import ConfigError
 from hes.ids import id_maker
 from hes.model import Clock
@@ -64,10 +64,10 @@ async def serve(settings: Settings, *, clock: Clock = now) -> None:
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng))
-        mailer = Mailer(settings, storage, clock, rng)
+        mailer = Mailer(settings, storage, make_providers(settings, storage, clock), clock, rng)
         stack.push_async_callback(mailer.aclose)
         readiness = Readiness()
-        web = create_app(settings, storage, mailer.intake.wake, new_id, clock, readiness)
+        web = create_app(settings, storage, mailer, new_id, clock, readiness)
         server = Server(
             _uvicorn_config(web, settings), lambda: _log.info("HES %s serves %s", __version__, url_of(listener))
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 
-from hes.app import Mailer, now, open_storage
+from hes.app import Mailer, make_providers, now, open_storage
 from hes.ids import id_maker
 from hes.model import EmailId, Room
 from hes.settings import load
@@ -41,7 +41,8 @@ async def test_a_stop_while_a_lease_is_being_made_makes_no_doubt(tmp_path: Path)
     rng = random.Random(1)
     async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
         slow = SlowToLease(storage)
-        mailer = Mailer(settings, slow, now, rng)  # type: ignore[arg-type]  # passes all else on
+        providers = make_providers(settings, storage, now)
+        mailer = Mailer(settings, slow, providers, now, rng)  # type: ignore[arg-type]  # passes all else on
         email = an_email(id=EmailId("0190"))
         new = NewEmail(email=email, on_doubt=settings.on_doubt, expires_in=60, attempt_timeout=10)
         await storage.accept(new)

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import httpx
 
-from hes.app import Mailer, create_app, now, open_storage
+from hes.app import Mailer, create_app, make_providers, now, open_storage
 from hes.ids import id_maker
 from hes.model import EmailId, Ended, Room
 from hes.providers import Surroundings, make_provider
@@ -44,9 +44,13 @@ def settings(folder: Path, fake: FakeServer) -> Settings:
     return load({}, variables, folder)
 
 
+def make_mailer(settings: Settings, storage: SqlStorage) -> Mailer:
+    return Mailer(settings, storage, make_providers(settings, storage, now), now, random.Random(3))
+
+
 @asynccontextmanager
-async def client(settings: Settings, storage: SqlStorage, wake: Any = lambda: None) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, storage, wake, id_maker(now, random.Random(2)), now, Readiness())
+async def client(settings: Settings, storage: SqlStorage, mailer: Mailer) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings, storage, mailer, id_maker(now, random.Random(2)), now, Readiness())
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://hes", headers=headers) as web:
@@ -70,7 +74,7 @@ async def test_the_way_of_one_email_step_by_step(tmp_path: Path) -> None:
         open_storage(
             set_up := settings(tmp_path, sendgrid), now, id_maker(now, random.Random(1)), random.Random(1)
         ) as storage,
-        client(set_up, storage) as web,
+        client(set_up, storage, mailer := make_mailer(set_up, storage)) as web,  # it does not run
     ):
         # The email is handed in. The answer comes when it is on disk, and not before: another program sees it there.
         answer = await web.post("/v1/emails", json=RECEIPT)
@@ -125,6 +129,7 @@ async def test_the_way_of_one_email_step_by_step(tmp_path: Path) -> None:
         assert [(a["number"], a["provider"], a["outcome"], a["status_code"]) for a in email["attempts"]] == [
             (1, "sendgrid", "accepted", 202)
         ]
+        await mailer.aclose()
 
 
 async def test_the_actors_make_the_same_way_by_themselves(tmp_path: Path) -> None:
@@ -134,8 +139,8 @@ async def test_the_actors_make_the_same_way_by_themselves(tmp_path: Path) -> Non
             set_up := settings(tmp_path, sendgrid), now, id_maker(now, random.Random(1)), random.Random(1)
         ) as storage,
     ):
-        mailer = Mailer(set_up, storage, now, random.Random(3))
-        async with client(set_up, storage, mailer.intake.wake) as web, anyio.create_task_group() as tasks:
+        mailer = make_mailer(set_up, storage)
+        async with client(set_up, storage, mailer) as web, anyio.create_task_group() as tasks:
             tasks.start_soon(mailer.run)
             email_id = (await web.post("/v1/emails", json=RECEIPT)).json()["id"]
             with anyio.fail_after(10):

@@ -71,9 +71,13 @@ class Pass(Struct, frozen=True, kw_only=True):
     is_probe: bool
     rank: int
     """How many had leave when this was given, itself included."""
+    carried: int
+    """The most calls at once that went well by then."""
     epoch: int
     given_at: float
     sender_domain: str
+    is_domain_probe: bool
+    is_retry: bool
 
 
 class _Closure(Struct, kw_only=True):
@@ -86,6 +90,8 @@ class _Closure(Struct, kw_only=True):
     """On the monotonic clock; infinite: until somebody says so."""
     times: int
     """How often in a row it was shut."""
+    probe: Pass | None = None
+    """Of one sender domain: the email that is finding out."""
 
 
 _SHUT_MEANWHILE = -1
@@ -104,6 +110,11 @@ class News(Struct, kw_only=True):
 
     def __bool__(self) -> bool:
         return self.opened or bool(self.stated or self.withdrawn or self.victims)
+
+
+def _is_due(closure: _Closure, now: float) -> bool:
+    """Whether one email may find out."""
+    return now >= closure.until and closure.probe is None
 
 
 class _Failed(Exception):
@@ -168,7 +179,7 @@ class Gate:
             hands = int(is_probe and in_flight < self._settings.max_in_flight)
         elif now >= self._rests_until:
             hands = int(min(self._concurrency.limit - in_flight, self._rate.tokens(now)))
-        closed = {domain for domain, closure in self._domains.items() if now < closure.until}
+        closed = {domain for domain, closure in self._domains.items() if not _is_due(closure, now)}
         return Room(
             hands=max(0, hands),
             render_version=render_version,
@@ -187,7 +198,8 @@ class Gate:
         if self._paused is not None:
             return math.inf
         if self._shut is not None:
-            return self._shut.until - now if now < self._shut.until else math.inf
+            probe_at = self._probe_at(self._shut)
+            return probe_at - now if now < probe_at else math.inf
         if now < self._rests_until:
             return self._rests_until - now
         return self._rate.seconds_to_next(now)
@@ -200,19 +212,24 @@ class Gate:
         if leased.is_retry:
             self._budget.spend()
         domain = leased.email.sender.domain
-        if (closure := self._domains.get(domain)) is not None and now >= closure.until:
-            closure.until = now + self._interval(closure.times)  # the next one waits for what becomes of this one
+        closure = self._domains.get(domain)
+        is_domain_probe = closure is not None and _is_due(closure, now)
         is_probe = self._probe_is_due(now)
         given = Pass(
             generation=self._generation if is_probe or not self._is_shut() else _SHUT_MEANWHILE,
             is_probe=is_probe,
             rank=self._out,
+            carried=self._has_carried(now),
             epoch=self._concurrency.epoch,
             given_at=now,
             sender_domain=domain,
+            is_domain_probe=is_domain_probe,
+            is_retry=leased.is_retry,
         )
-        if given.is_probe:
+        if is_probe:
             self._probe = given
+        if closure is not None and is_domain_probe:
+            closure.probe = given  # the next one waits for what becomes of this one
         return given
 
     def objection(self, given: Pass) -> str | None:
@@ -228,15 +245,16 @@ class Gate:
     # --- after a call --------------------------------------------------------------------------------------------
 
     def release(self, given: Pass) -> None:
-        """The call was not made, or cut off: it tells nothing."""
-        self._out -= 1
-        if given is self._probe:
-            self._probe = None
+        """The call was not made, or cut off: it tells nothing, and a retry of it is not counted."""
+        self._end(given)
+        if given.is_retry:
+            self._budget.give_back()
 
     def record(self, given: Pass, email_id: EmailId, answer: Answer, seconds: float) -> bool:
         """What became of the call. Returns whether a `rejected` is to be believed."""
-        self.release(given)
         now = self._monotonic()
+        if (closure := self._end(given)) is not None:
+            closure.until = now + self._interval(closure.times)  # unless the answer says better
         outcome = answer.outcome
         if outcome is Outcome.ACCEPTED:
             self._accepted.add(now)
@@ -297,7 +315,7 @@ class Gate:
         self._rests_until = -math.inf
         self._since = self._clock()
         self._concurrency.reset()
-        self._rate.reset()
+        self._rate.reset(now)
         self._health = Health(now)
         self._good.clear()
         self._bad.clear()
@@ -319,8 +337,7 @@ class Gate:
         if fact.sender_domain:
             self._domains[fact.sender_domain] = closure
         else:
-            self._shut = closure
-            self._breaker.open()
+            self._close(closure)
 
     def take_news(self) -> News:
         """What is to be written down; it is told once."""
@@ -366,7 +383,23 @@ class Gate:
         return self._paused is not None or self._shut is not None
 
     def _probe_is_due(self, now: float) -> bool:
-        return self._paused is None and self._shut is not None and now >= self._shut.until and self._probe is None
+        if self._paused is not None or self._shut is None or self._probe is not None:
+            return False
+        return now >= self._probe_at(self._shut)
+
+    def _probe_at(self, shut: _Closure) -> float:
+        return max(shut.until, self._rests_until)
+
+    def _end(self, given: Pass) -> _Closure | None:
+        """The call is over. Returns the closed sender domain that it was to find out about."""
+        self._out -= 1
+        if given is self._probe:
+            self._probe = None
+        closure = self._domains.get(given.sender_domain)
+        if closure is None or closure.probe is not given:
+            return None
+        closure.probe = None
+        return closure
 
     def _is_suspected(self) -> bool:
         is_liar = self._shut is not None and self._shut.reason == REJECTS_EVERYTHING
@@ -376,9 +409,10 @@ class Gate:
         if self._paused is not None:
             return GateState.PAUSED, self._paused.reason, self._paused.since, None
         if (shut := self._shut) is not None:
-            is_probing = now >= shut.until
+            probe_at = self._probe_at(shut)
+            is_probing = now >= probe_at
             state = GateState.PROBING if is_probing and shut.state is GateState.DOWN else shut.state
-            return state, shut.reason, shut.since, None if is_probing else self._wall(shut.until, now)
+            return state, shut.reason, shut.since, None if is_probing else self._wall(probe_at, now)
         if now < self._rests_until:
             return GateState.SLOWED, self._rest_reason, self._slowed_since, self._wall(self._rests_until, now)
         if self._health.factor(now) < 0.5:
@@ -393,7 +427,8 @@ class Gate:
         self._health.good(seconds, now)
         self._concurrency.good(given.rank)
         self._good.add(now)
-        if outcome is Outcome.ACCEPTED and self._domains.pop(given.sender_domain, None) is not None:
+        if outcome is Outcome.ACCEPTED and given.is_domain_probe:
+            self._domains.pop(given.sender_domain, None)
             _log.warning("%s takes emails from %s again", self.name, given.sender_domain)
             self._withdraw(given.sender_domain)
             self._opened()
@@ -411,7 +446,7 @@ class Gate:
         if given.is_probe:
             self._trip(f"a probe failed: {answer.detail}", now)
             return
-        if given.rank > self._has_carried(now):
+        if given.rank > max(given.carried, self._has_carried(now)):
             return  # more than it was ever seen to carry: that is overload, and fewer at once is the answer to it
         self._bad.add(now)
         if self._tell_breaker_failed():
@@ -446,12 +481,17 @@ class Gate:
             return
         domain = given.sender_domain
         known = self._domains.get(domain)
+        self._recover("it answers")
+        if known is not None and not given.is_domain_probe:
+            return  # asked before it was closed
         times = known.times + 1 if known is not None else 1
         seconds = answer.retry_after_seconds or self._interval(times)
         if known is None:
             _log.error("%s refuses emails from %s: %s", self.name, domain, answer.detail)
             if len(self._domains) >= MOST_CLOSED_DOMAINS:
-                self._domains.pop(next(iter(self._domains)))
+                oldest = next(iter(self._domains))
+                del self._domains[oldest]
+                self._withdraw(oldest)
         self._domains[domain] = _Closure(
             state=GateState.REFUSED,
             reason=answer.detail,
@@ -486,7 +526,7 @@ class Gate:
         if self._shut.state is GateState.REFUSED:
             self._withdraw("")
         self._generation += 1
-        self._breaker.call(lambda: None)  # half open by then, so a success closes it
+        self._breaker.close()  # not by a success: an open breaker looks at the wall clock, which may have gone back
         self._shut = None
         self._openings = 0
         self._since = self._clock()

@@ -22,6 +22,7 @@ from hes.storage.storage import Storage
 _log = logging.getLogger("hes.gatekeeper")
 
 RETRY_SECONDS = 1.0
+LOADING_SECONDS = 5.0
 
 
 class Gatekeeper:
@@ -46,6 +47,7 @@ class Gatekeeper:
         self._daily_quotas = daily_quotas
         self._clock = clock
         self._woken = anyio.Event()
+        self._is_loaded = anyio.Event()
 
     def wake(self) -> None:
         """A gate has news."""
@@ -56,6 +58,7 @@ class Gatekeeper:
         for fact in await self._facts():
             if (sender := self._senders.get(fact.provider)) is not None:
                 sender.gate.learn(fact)
+        self._is_loaded.set()
 
     async def _facts(self) -> list[Fact]:
         while True:
@@ -99,6 +102,12 @@ class Gatekeeper:
 
     # --- the operator's hand -------------------------------------------------------------------------------------
 
+    async def _loaded(self) -> None:
+        """The first moments of a process: what is said of a gate before it has learned would be wrong."""
+        with anyio.move_on_after(LOADING_SECONDS):
+            return await self._is_loaded.wait()
+        raise StorageUnavailable("what is known of the providers could not be read yet")
+
     async def pause(self, name: str, by: str) -> None:
         """Nothing goes to that provider until `resume`, whatever is restarted meanwhile."""
         fact = Fact(
@@ -108,17 +117,20 @@ class Gatekeeper:
             since=self._clock(),
             by=by,
         )
+        await self._loaded()
         await self._storage.state_facts([fact])
         self._senders[name].gate.pause(fact)
 
     async def resume(self, name: str, by: str) -> None:
         """Undo `pause`. Nothing changes for one that is not paused."""
+        await self._loaded()
         await self._storage.state_facts([], [(name, FactKind.PAUSED, "")])
         self._senders[name].gate.resume()
         _log.warning("%s: resumed by %s", name, by)
 
     async def reset(self, name: str, by: str) -> None:
         """Forget what was learned of it, refusals included: it is used again at once. A pause stays."""
+        await self._loaded()
         self._senders[name].gate.reset()
         _log.warning("%s: reset by %s", name, by)
         if not await self._write_down(self._senders[name].gate):
@@ -126,6 +138,7 @@ class Gatekeeper:
 
     async def status(self) -> list[GateStatus]:
         """How each provider stands, in the order of the configuration."""
+        await self._loaded()
         used = await self._storage.quotas_used()
         return [self._with_quota(sender.status(), used) for sender in self._senders.values()]
 

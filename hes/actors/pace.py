@@ -85,7 +85,7 @@ class Rate:
     """
 
     SMOOTH_SECONDS = 0.1
-    """What the bucket holds; more at once would be a burst."""
+    """What the bucket holds besides one; more at once would be a burst, and with less a late look would lose some."""
     QUIET_SECONDS = 30.0
     ENOUGH = 5
     """With fewer emails in the second before, nothing was learned about a rate."""
@@ -93,7 +93,8 @@ class Rate:
     def __init__(self, per_second: float | None, now: float) -> None:
         self._configured = per_second
         self._allowed: float | None = None
-        self._told_at = -math.inf
+        self._seen = 0.0  # what went well in the second before the last word, as far as it is known by now
+        self._told_at = self._asked_at = -math.inf
         self._resumed_at = now
         self._accepted = Tally(0.1, 10)
         self._tokens = 1.0
@@ -111,9 +112,9 @@ class Rate:
         limit = self.limit(now)
         if limit is None:
             return math.inf
-        most = max(1.0, limit * self.SMOOTH_SECONDS)
-        self._tokens = min(most, self._tokens + (now - self._filled_at) * limit)
-        self._filled_at = now
+        if now > self._filled_at:  # not while it rests
+            self._tokens = min(self._most(limit), self._tokens + (now - self._filled_at) * limit)
+            self._filled_at = now
         return self._tokens
 
     def take(self, now: float) -> None:
@@ -121,30 +122,45 @@ class Rate:
             self._tokens -= 1.0
 
     def seconds_to_next(self, now: float) -> float:
-        """Until it is worth to look again. Infinite without a limit."""
+        """Until it is worth to look again; infinite if time changes nothing."""
         limit = self.limit(now)
-        if limit is None:
-            return math.inf
+        if limit is None or self._tokens >= self._most(limit):
+            return math.inf  # full at the last look already: more time changes nothing
         return max((1.0 - self.tokens(now)) / limit, self.SMOOTH_SECONDS / 2)
 
     def accepted(self, began_at: float, now: float) -> None:
         self._accepted.add(now)
-        if self._allowed is not None and began_at <= self._told_at < now:
-            self._allowed += 1.0  # it was on its way when we were told, and counted as much
+        if began_at <= self._asked_at and now > self._told_at:
+            # It was asked before what we were told for, and counted as much. What was asked later belongs to the
+            # second after: with it a slow provider would seem to allow more than it does.
+            self._seen += 1.0
+            self._learn()
 
     def told_to_slow_down(self, began_at: float, now: float, rest_seconds: float) -> None:
         """What was begun before the last such word, or while it was told, tells nothing new."""
         if began_at > self._told_at:
-            self._allowed = float(self._accepted.total(now))
-            self._told_at = now
+            self._seen = float(self._accepted.total(now))
+            self._learn()
+            self._told_at, self._asked_at = now, began_at
             self._tokens = 1.0
         self._resumed_at = self._filled_at = max(self._resumed_at, now + rest_seconds)
 
-    def reset(self) -> None:
+    def reset(self, now: float) -> None:
+        """Forget what was learned, the rest too."""
         self._allowed = None
+        self._told_at = self._asked_at = -math.inf
+        self._resumed_at = self._filled_at = now
+        self._tokens = 1.0
+
+    def _most(self, limit: float) -> float:
+        return 1.0 + limit * self.SMOOTH_SECONDS
+
+    def _learn(self) -> None:
+        if self._seen >= self.ENOUGH:  # else what was known before stays
+            self._allowed = self._seen
 
     def _learned(self, now: float) -> float | None:
-        if self._allowed is None or self._allowed < self.ENOUGH:
+        if self._allowed is None:
             return None
         allowed = self._allowed
         since = max(0.0, now - self._resumed_at)
@@ -224,6 +240,10 @@ class RetryBudget:
 
     def spend(self) -> None:
         self._left = max(0.0, self._left - 1.0)
+
+    def give_back(self) -> None:
+        """What was spent for a call that was not made."""
+        self._left = min(self.FULL, self._left + 1.0)
 
     def success(self) -> None:
         self._left = min(self.FULL, self._left + self.PER_SUCCESS)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from msgspec import Struct
 
 from hes.errors import Overloaded
-from hes.model import Clock, OnDoubt
+from hes.model import Clock, GateStatus, OnDoubt
 from hes.storage.storage import Storage
 from hes.web.auth import Authenticator
 
@@ -37,12 +38,25 @@ class Budget:
             self._held -= count
 
 
+class Gates(Protocol):
+    """The providers' gates, and the operator's hand on them. Names are known ones; `by`: who says so."""
+
+    async def status(self) -> list[GateStatus]: ...
+
+    async def pause(self, name: str, by: str) -> None: ...
+
+    async def resume(self, name: str, by: str) -> None: ...
+
+    async def reset(self, name: str, by: str) -> None: ...
+
+
 class Desk(Struct, frozen=True, kw_only=True):
     """Parts, and the settings that hold where the caller says nothing."""
 
     storage: Storage
     authenticator: Authenticator
     readiness: Readiness
+    gates: Gates
     wake: Callable[[], None]
     """Tells the intake, if it runs in this process, that something is due."""
     new_id: Callable[[], str]

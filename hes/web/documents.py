@@ -28,7 +28,7 @@ _TITLES = {
     400: "The request can't be read",
     401: "No key, or one that is not known",
     403: "The key may not do this",
-    404: "There is no such email",
+    404: "There is no such thing here",
     409: "The email's state does not allow it",
     413: "The body is too large",
     415: "The body is not JSON",

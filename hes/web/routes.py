@@ -11,6 +11,7 @@ from hes.web.documents import describe
 from hes.web.emails import cancel_email, get_email, resolve_email, send_email
 from hes.web.health import is_alive, is_alive_by_head, is_ready, is_ready_by_head
 from hes.web.problems import EXCEPTION_HANDLERS
+from hes.web.providers import list_providers, pause_provider, reset_provider, resume_provider
 
 SMALL_BODY_BYTES = 64 * 1024
 """What a request may carry where no email is handed in."""
@@ -32,8 +33,11 @@ def create_web(desk: Desk) -> Litestar:
 def _routers(max_body_bytes: int) -> list[Router]:
     sending = Router("", route_handlers=[send_email], request_max_body_size=max_body_bytes)
     v1 = Router("/v1", route_handlers=[sending, get_email, cancel_email, resolve_email], tags=["emails"])
+    providers = Router(
+        "/v1", route_handlers=[list_providers, pause_provider, resume_provider, reset_provider], tags=["providers"]
+    )
     health = Router("", route_handlers=[is_alive, is_ready, is_alive_by_head, is_ready_by_head], tags=["health"])
-    return [v1, health]
+    return [v1, providers, health]
 
 
 @get("/openapi.json", media_type="application/json")

@@ -112,7 +112,7 @@ def rfc3339(at: Millis) -> str:
     return datetime.fromtimestamp(at / 1000, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _rfc3339_or_none(at: Millis | None) -> str | None:
+def rfc3339_or_none(at: Millis | None) -> str | None:
     return None if at is None else rfc3339(at)
 
 
@@ -149,7 +149,7 @@ def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
                 provider=a.provider,
                 outcome=a.outcome,
                 started_at=rfc3339(a.started_at),
-                ended_at=_rfc3339_or_none(a.ended_at),
+                ended_at=rfc3339_or_none(a.ended_at),
                 status_code=a.status_code,
                 provider_message_id=a.provider_message_id,
                 detail=a.detail,

@@ -239,6 +239,11 @@ class Client:
         headers = {"Authorization": f"Bearer {KEY}"} | ({"Idempotency-Key": key} if key else {})
         return await self._http.post(self._url() + path, json=body, headers=headers)
 
+    async def get(self, path: str) -> httpx.Response:
+        answer = await self._http.get(self._url() + path, headers={"Authorization": f"Bearer {KEY}"})
+        assert answer.status_code == 200, answer.text
+        return answer
+
     async def send(self, **fields: object) -> str:
         """The id of an email that was accepted."""
         answer = await self.post("/v1/emails", an_email(**fields))
@@ -246,10 +251,7 @@ class Client:
         return str(answer.json()["id"])
 
     async def read(self, email_id: str) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {KEY}"}
-        answer = await self._http.get(f"{self._url()}/v1/emails/{email_id}", headers=headers)
-        assert answer.status_code == 200, answer.text
-        email: dict[str, Any] = answer.json()
+        email: dict[str, Any] = (await self.get(f"/v1/emails/{email_id}")).json()
         return email
 
     async def until(self, email_id: str, *statuses: str) -> dict[str, Any]:

@@ -1,80 +1,22 @@
 """Doubt, and what is none: the real adapter, senders, storage and API in this process, against a fake on loopback."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import anyio
-import httpx
 import pytest
 
-from hes import app, settings
-from hes.ids import id_maker
+from hes import app
 from hes.model import Answer, AttemptId, EmailId, Ended, Evidence, Outcome
-from hes.storage.sql import SqlStorage
-from hes.web.desk import Readiness
-from tests.fakes.faults import FakeServer, Fault, Kind, Point
+from tests.fakes.faults import Fault, Kind, Point
 from tests.fakes.sendgrid import fake_sendgrid
-from tests.faults.server import KEY, Client, event_types, eventually, sendgrid_at
+from tests.faults.house import house, one_provider
+from tests.faults.server import event_types, eventually
 
 pytestmark = pytest.mark.anyio
 
 AFTER, BEFORE = Point.AFTER_STORING, Point.BEFORE_STORING
 LOST = Fault(kind=Kind.RESET, at=AFTER, count=1)
-QUICK = {
-    "HES_BOOTSTRAP_KEY": KEY,
-    "HES_POLL_SECONDS": "0.05",
-    "HES_ATTEMPT_TIMEOUT": "1.0",
-    "HES_CONNECT_TIMEOUT": "0.9",
-    "HES_GATE_OPEN_SECONDS": "0.3",
-    "HES_RETRY_BASE_SECONDS": "0.05",
-    "HES_RETRY_CAP_SECONDS": "0.1",
-}
-
-
-class House(Client):
-    """A client of the HES in this process, and its parts."""
-
-    def __init__(self, http: httpx.AsyncClient, storage: SqlStorage) -> None:
-        super().__init__(http, lambda: "http://hes")
-        self.storage = storage
-
-    async def resolve(self, email_id: str, decision: str) -> dict[str, Any]:
-        answer = await self.post(f"/v1/emails/{email_id}/resolve", {"decision": decision})
-        assert answer.status_code == 200, answer.text
-        email: dict[str, Any] = answer.json()
-        return email
-
-
-@asynccontextmanager
-async def house(folder: Path, *fakes: FakeServer, **flags: object) -> AsyncIterator[House]:
-    """What `hes.app.serve` wires, without the socket."""
-    providers = {"HES_PROVIDERS": " ".join(sendgrid_at(fake.url) for fake in fakes)}
-    flags |= {"database_url": f"sqlite:///{folder / 'hes.db'}"}
-    loaded = settings.load(flags, QUICK | providers, folder)
-    rng, new_id = Random(1), id_maker(app.now, Random(2))
-    async with app.open_storage(loaded, app.now, new_id, rng) as storage, anyio.create_task_group() as tasks:
-        mailer = app.Mailer(loaded, storage, app.now, rng)
-        tasks.start_soon(mailer.run)
-        web = app.create_app(loaded, storage, mailer.intake.wake, new_id, app.now, Readiness())
-        transport = httpx.ASGITransport(app=web)  # type: ignore[arg-type]
-        try:
-            async with httpx.AsyncClient(transport=transport) as http:
-                yield House(http, storage)
-        finally:
-            tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await mailer.aclose()
-
-
-@asynccontextmanager
-async def one_provider(folder: Path, fault: Fault | None, **flags: object) -> AsyncIterator[tuple[House, FakeServer]]:
-    async with fake_sendgrid() as fake, house(folder, fake, **flags) as hes:
-        fake.fault = fault
-        yield hes, fake
 
 
 def outcomes(email: dict[str, Any]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from hes.case import Case, Change
 from hes.errors import KeyReused, NotFound, StorageUnavailable
 from hes.ids import NewId
-from hes.lanes import lane_of, text_of
+from hes.lanes import lane_of, parse, text_of
 from hes.model import (
     AttemptId,
     Clock,
@@ -46,6 +46,7 @@ from hes.storage.storage import (
 
 BATCH = 500
 DAY_MS = 24 * 3600 * 1000
+WAITING = frozenset({Status.SCHEDULED, Status.QUEUED})
 LIVE = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
 
 
@@ -65,10 +66,16 @@ class MemoryStorage:
         self.calls = 0
         self._live: dict[EmailId, None] = {}
         """The emails that time can still do something to, so that a look costs nothing for the others."""
+        self._lanes: dict[str, dict[EmailId, None]] = {}
         self._first_lane = ""
         self._facts: dict[FactKey, Fact] = {}
         self._given: Counter[tuple[str, int]] = Counter()
         self._keys: dict[tuple[str, str], tuple[bytes, Accepted]] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Something waits, is in flight or in doubt."""
+        return bool(self._live)
 
     def _reach(self) -> Millis:
         self.calls += 1
@@ -83,11 +90,19 @@ class MemoryStorage:
         case = self.cases[email_id]
         self.moves.append((email_id, case.delivery.status, change.delivery.status))
         self.cases[email_id] = case.after(change)
-        if change.delivery.status in LIVE:
-            self._live[email_id] = None
-        else:
-            self._live.pop(email_id, None)
+        self._place(case.delivery, change.delivery)
         self.events[email_id] += [(self._new_id(), event) for event in change.events]
+
+    def _place(self, before: Delivery | None, after: Delivery) -> None:
+        """Keep the lanes and the list of what is alive."""
+        if before is not None and before.status in WAITING:
+            self._lanes[text_of(lane_of(before))].pop(before.email_id, None)
+        if after.status in WAITING:
+            self._lanes.setdefault(text_of(lane_of(after)), {})[after.email_id] = None
+        if after.status in LIVE:
+            self._live[after.email_id] = None
+        else:
+            self._live.pop(after.email_id, None)
 
     async def accept(self, new: NewEmail) -> Accepted:
         now = self._reach()
@@ -101,7 +116,7 @@ class MemoryStorage:
         accepted = Accepted(email.id, Status.QUEUED, now)
         delivery = new_delivery(new, len(email.text or ""), now)
         self.cases[email.id] = Case(delivery)
-        self._live[email.id] = None
+        self._place(None, delivery)
         self.emails[email.id] = (new, accepted)
         self.events[email.id] = [
             (self._new_id(), Event(email_id=email.id, type=type_, at=now))
@@ -114,17 +129,8 @@ class MemoryStorage:
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
         now = self._reach()
         rooms = {name: self._limited(name, room, now) for name, room in rooms.items()}
-        waiting = (self.cases[email_id].delivery for email_id in self._live)
-        due = sorted(
-            (
-                d
-                for d in waiting
-                if d.status in (Status.QUEUED, Status.SCHEDULED) and d.due_at <= now and d.expires_at > now
-            ),
-            key=lambda d: d.due_at,
-        )
         routing = self._policy.routing
-        due = self._in_turns([d for d in due if routing.takers(lane_of(d), rooms)])
+        due = self._in_turns(now, rooms)
         given = routing.give_out(due, rooms, size_budget, is_idle=is_idle)
         items = []
         for one in given or ():
@@ -135,13 +141,17 @@ class MemoryStorage:
             self._given[one.provider, now // DAY_MS] += 1
         return Leases(tuple(items), more=bool(items) and len(due) > len(items))
 
-    def _in_turns(self, due: list[Delivery]) -> list[Delivery]:
-        lanes: dict[str, list[Delivery]] = {}
-        for delivery in due:
-            lanes.setdefault(text_of(lane_of(delivery)), []).append(delivery)
-        names = sorted(lanes, key=lambda lane: (lane <= self._first_lane, lane))
-        self._first_lane = names[0] if names else ""
-        return [d for d in chain.from_iterable(zip_longest(*(lanes[name] for name in names))) if d is not None]
+    def _in_turns(self, now: Millis, rooms: Mapping[str, Room]) -> list[Delivery]:
+        """One of each lane with room, then the next of each; another lane begins each time."""
+        names = [lane for lane, ids in self._lanes.items() if ids and self._policy.routing.takers(parse(lane), rooms)]
+        names.sort(key=lambda lane: (lane <= self._first_lane, lane))
+        lanes = [self._due(lane, now) for lane in names]
+        self._first_lane = next((name for name, due in zip(names, lanes, strict=True) if due), "")
+        return [d for d in chain.from_iterable(zip_longest(*lanes)) if d is not None]
+
+    def _due(self, lane: str, now: Millis) -> list[Delivery]:
+        waiting = (self.cases[email_id].delivery for email_id in self._lanes[lane])
+        return sorted((d for d in waiting if d.due_at <= now < d.expires_at), key=lambda d: d.due_at)
 
     def _limited(self, name: str, room: Room, now: Millis) -> Room:
         quota = self._policy.rules.daily_quotas.get(name)

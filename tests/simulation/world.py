@@ -14,15 +14,8 @@ import anyio
 import anyio.abc
 from msgspec import Struct
 
-from hes.actors.actor import Actor, Mailbox, StorageTrouble
-from hes.actors.gate import Gate, GateSettings
-from hes.actors.gatekeeper import Gatekeeper
-from hes.actors.intake import Intake
-from hes.actors.janitor import Janitor
-from hes.actors.reporter import Reporter
-from hes.actors.sender import Sender
-from hes.actors.supervisor import Supervisor
-from hes.case import Backoff, Case, Rules
+from hes.app import Mailer, rules_of
+from hes.case import Case
 from hes.errors import StorageUnavailable, WrongState
 from hes.ids import id_maker
 from hes.model import (
@@ -36,7 +29,6 @@ from hes.model import (
     Evidence,
     Fact,
     FactKey,
-    Leased,
     OnDoubt,
     Outcome,
     Reason,
@@ -45,6 +37,8 @@ from hes.model import (
     Status,
 )
 from hes.policy import Policy
+from hes.provider_settings import Kind, ProviderSettings
+from hes.settings import Settings
 from hes.storage.storage import Leases, NewEmail, Settled, Swept
 from tests.simulation.memory import LIVE, MemoryStorage
 
@@ -236,88 +230,38 @@ class NodeProvider:
 
 
 class Node:
-    """One mailer process: the real actors, wired as `hes.app` wires them."""
+    """One mailer process, as `hes.app` wires it."""
 
     def __init__(self, world: "World") -> None:
         self.thread = _Thread(world.rng)
         self.scope = anyio.CancelScope()
-        storage = NodeStorage(world.storage, self.thread, world)
-        trouble = StorageTrouble(anyio.current_time)
-        report = Mailbox[Ended](HANDS * len(world.providers))
-        leased = {p.name: Mailbox[Leased](HANDS) for p in world.providers}
-        self._mailboxes: list[Mailbox[Any]] = [report, *leased.values()]
-        self.senders: dict[str, Sender] = {}
-        self.intake = Intake(
-            storage,  # type: ignore[arg-type]  # only the verbs of a mailer
-            self.senders,
-            trouble,
-            poll_seconds=1,
-            lease_seconds=LEASE_SECONDS,
-            monotonic=anyio.current_time,
-            rng=world.rng,
+        self.mailer = Mailer(
+            world.settings,
+            NodeStorage(world.storage, self.thread, world),  # type: ignore[arg-type]  # only the verbs of a mailer
+            [NodeProvider(provider, self.thread) for provider in world.providers],
+            world.clock,
+            world.rng,
+            anyio.current_time,
         )
-        self.gatekeeper = Gatekeeper(
-            storage,  # type: ignore[arg-type]
-            self.senders,
-            self.intake,
-            trouble,
-            daily_quotas={},
-            clock=world.clock,
-        )
-        for provider in world.providers:
-            gate = Gate(
-                provider.name,
-                GateSettings(open_seconds=3, max_in_flight=HANDS),
-                clock=world.clock,
-                monotonic=anyio.current_time,
-                rng=world.rng,
-                changed=self.gatekeeper.wake,
-            )
-            self.senders[provider.name] = Sender(
-                NodeProvider(provider, self.thread),
-                gate,
-                leased[provider.name],
-                report,
-                hands=HANDS,
-                timeout_seconds=10,
-                clock=world.clock,
-                monotonic=anyio.current_time,
-            )
-        reporter = Reporter(
-            storage,  # type: ignore[arg-type]
-            report,
-            self.senders,
-            trouble,
-            wake=self.intake.wake,
-        )
-        janitor = Janitor(
-            storage,  # type: ignore[arg-type]
-            reporter,
-            trouble,
-            held=lambda: [attempt_id for sender in self.senders.values() for attempt_id in sender.in_hand],
-            period_seconds=1,
-            lease_seconds=LEASE_SECONDS,
-            monotonic=anyio.current_time,
-            rng=world.rng,
-        )
-        self._actors: list[Actor] = [*self.senders.values(), self.intake, reporter, janitor, self.gatekeeper]
-        self._supervisor = Supervisor(anyio.current_time, world.rng)
 
     async def run(self) -> None:
         try:
             with self.scope:
-                await self.gatekeeper.load()
-                async with anyio.create_task_group() as tasks:
-                    for actor in self._actors:
-                        tasks.start_soon(self._supervisor.run, actor)
+                await self.mailer.run()
         finally:
-            for mailbox in self._mailboxes:
-                mailbox.discard()
+            await self.mailer.aclose()
 
     def kill(self) -> None:
         self.thread.is_dead = True
         self.thread.thawed.set()
         self.scope.cancel()
+
+
+def settings_of(*names: str, routes: Mapping[str, tuple[tuple[str, ...], ...]], **common: Any) -> Settings:
+    """With a provider for each name."""
+    known: dict[str, Any] = {"gate_open_seconds": 3, "max_in_flight": HANDS, "retry_cap_seconds": 20}
+    providers = tuple(ProviderSettings(name=name, kind=Kind.OUTBOX, **(known | common)) for name in names)
+    return Settings(providers=providers, routes=routes, lease_seconds=LEASE_SECONDS)
 
 
 class World:
@@ -326,18 +270,11 @@ class World:
     def __init__(self, seed: int, *, nodes: int = 2, policy: type[Policy] = Policy) -> None:
         self.rng = random.Random(seed)
         self.calls = 0
-        backoff = Backoff(1, 20)
-        rules = Rules(
-            providers=("a", "b"),
-            routes={"b first": (("b",), ("a",))},
-            backoffs={"a": backoff, "b": backoff},
-            daily_quotas={"b": 1000},
-            lease_seconds=LEASE_SECONDS,
-        )
+        self.settings = settings_of("a", "b", routes={"b first": (("b",), ("a",))})
         new_id = id_maker(self.clock, self.rng)
         self._new_id = new_id
-        self.storage = MemoryStorage(policy(rules, self.rng), self.clock, new_id)
-        self.providers = [SimulatedProvider(name, self) for name in rules.providers]
+        self.storage = MemoryStorage(policy(rules_of(self.settings), self.rng), self.clock, new_id)
+        self.providers = [SimulatedProvider(name, self) for name in ("a", "b")]
         self._node_count = nodes
         self._checked_moves = 0
         self._violation: Violation | None = None
@@ -422,7 +359,7 @@ class World:
             except StorageUnavailable:
                 continue
         for node in self._nodes:
-            node.intake.wake()
+            node.mailer.intake.wake()
 
     async def _wait(self) -> None:
         await anyio.sleep(self.rng.choice([0.01, 0.1, 0.5, 2.0]))
@@ -452,7 +389,7 @@ class World:
             provider.is_slow = True
         await self._accept()
         await anyio.sleep(self.rng.uniform(0.1, 2))
-        node = max(self._nodes, key=lambda n: sum(sender.in_flight for sender in n.senders.values()))
+        node = max(self._nodes, key=lambda n: n.mailer.in_flight)
         node.thread.thawed = anyio.Event()
         await anyio.sleep(LEASE_SECONDS + self.rng.uniform(0, 5))
         node.thread.thawed.set()

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from hes.case import Rules
 from hes.ids import id_maker
-from hes.model import Answer, Decision, EmailId, Ended, Leased, OnDoubt, Outcome, Room
+from hes.model import Answer, Decision, EmailId, Ended, GateState, GateStatus, Leased, OnDoubt, Outcome, Room
 from hes.policy import Policy
 from hes.storage import tables
 from hes.storage.sql import SqlStorage
@@ -31,6 +31,46 @@ NOWHERE = "01890000-0000-7000-8000-000000000000"
 """An id that no email has."""
 
 
+class FakeGates:
+    """What an operator told the gates, and how they stand."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str]] = []
+        self.standing = dict.fromkeys(("one", "two"), GateState.UP)
+
+    async def status(self) -> list[GateStatus]:
+        return [a_status(name, state) for name, state in self.standing.items()]
+
+    async def pause(self, name: str, by: str) -> None:
+        self.told.append(("pause", name, by))
+        self.standing[name] = GateState.PAUSED
+
+    async def resume(self, name: str, by: str) -> None:
+        self.told.append(("resume", name, by))
+        self.standing[name] = GateState.UP
+
+    async def reset(self, name: str, by: str) -> None:
+        self.told.append(("reset", name, by))
+
+
+def a_status(name: str, state: GateState, **fields: Any) -> GateStatus:
+    known: dict[str, Any] = {
+        "kind": "sendgrid",
+        "reason": None if state is GateState.UP else "because",
+        "since": 1_800_000_000_000,
+        "until": None,
+        "weight": 2.0,
+        "effective_weight": 2.0,
+        "in_flight": 3,
+        "in_flight_limit": 64,
+        "rate_limit": None,
+        "sent_last_minute": 17,
+        "error_rate": 0.0,
+        "refused_sender_domains": (),
+    }
+    return GateStatus(name=name, state=state, **(known | fields))
+
+
 class Service:
     """What a test needs of HES."""
 
@@ -38,10 +78,12 @@ class Service:
         self.storage = storage
         self.path = path
         self.wakes = 0
+        self.gates = FakeGates()
         self.desk = Desk(
             storage=storage,
             authenticator=BootstrapKey(KEY),
             readiness=Readiness(),
+            gates=self.gates,
             wake=self._wake,
             new_id=id_maker(now, random.Random(1)),
             clock=now,

@@ -46,6 +46,10 @@ def test_every_route_is_in_it() -> None:
         ("/v1/emails/{email_id}", "get"),
         ("/v1/emails/{email_id}/cancel", "post"),
         ("/v1/emails/{email_id}/resolve", "post"),
+        ("/v1/providers", "get"),
+        ("/v1/providers/{name}/pause", "post"),
+        ("/v1/providers/{name}/resume", "post"),
+        ("/v1/providers/{name}/reset", "post"),
         ("/health/live", "get"),
         ("/health/ready", "get"),
     }
