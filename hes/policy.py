@@ -4,7 +4,7 @@ Storage calls this inside its transactions and writes down what comes back; noth
 
 Which moves exist at all is the table in `hes.transitions`; here is when they are made. The public methods of `Policy`
 are what can happen to an email: it is leased, its lease ends with an outcome (`settle`) or without one (`lapse`),
-somebody finds something out (`evidence`), a person speaks (`cancel`, `resolve`), its time is over (`expire`).
+somebody finds something out (`evidence`). What people and time do is in `hes.interventions`.
 
 Who takes an email next is decided in `hes.routing`.
 
@@ -20,13 +20,11 @@ from msgspec.structs import replace
 
 from hes import timeline
 from hes.case import Backoff, Case, Change, Rules
-from hes.errors import WrongState
 from hes.lanes import lane_of
 from hes.model import (
     Answer,
     Attempt,
     AttemptId,
-    Decision,
     Delivery,
     Ended,
     EventType,
@@ -40,7 +38,7 @@ from hes.model import (
     Status,
 )
 from hes.routing import POISON_LAPSES, Routing
-from hes.transitions import Cause, allows, move
+from hes.transitions import Cause, move
 
 Rooms = Mapping[str, Room]
 
@@ -123,7 +121,7 @@ class Policy:
             return None
         if ended.answer is not None and ended.answer.outcome in (Outcome.DECLINED, Outcome.REJECTED):
             # It moves nothing any more, but that provider need not be asked again.
-            case = replace(case, delivery=_declined(case.delivery, attempt.provider))
+            case = replace(case, delivery=declined(case.delivery, attempt.provider))
         return self.evidence(case, proof, now)
 
     def lapse(self, case: Case, now: Millis) -> Change:
@@ -199,9 +197,9 @@ class Policy:
         is_believed: bool,
     ) -> Change:
         if not is_believed:
-            declined = _declined(delivery, over.provider)
-            if self.routing.usable(lane_of(declined)):
-                queued = move(self._next_try(declined, over, now, rooms), Cause.TRY_AGAIN, Status.QUEUED)
+            without = declined(delivery, over.provider)
+            if self.routing.usable(lane_of(without)):
+                queued = move(self._next_try(without, over, now, rooms), Cause.TRY_AGAIN, Status.QUEUED)
                 why = "the provider rejects everything of late; another is asked before this counts"
                 return Change(queued, (timeline.queued(queued, now, over, why=why),))
         # One copy may be on its way already: then the email is not failed, whatever the second provider thinks of it.
@@ -223,7 +221,7 @@ class Policy:
     ) -> Change:
         """Surely not accepted, and not the email's fault: due again, at another provider or later."""
         if over.outcome is Outcome.DECLINED:
-            delivery = _declined(delivery, over.provider)
+            delivery = declined(delivery, over.provider)
             if not self.routing.usable(lane_of(delivery)):
                 return self._no_provider(delivery, over, attempts, now)
         queued = move(self._next_try(delivery, over, now, rooms, lapsed=lapsed), Cause.TRY_AGAIN, Status.QUEUED)
@@ -343,84 +341,6 @@ class Policy:
             return self._no_provider(queued, attempt, case.attempts, now)
         return Change(queued, (timeline.queued(queued, now, attempt),))
 
-    # --- a provider that is not believed any more ----------------------------------------------------------------
-
-    def disbelieve(self, case: Case, provider: str, now: Millis) -> Change | None:
-        """That provider rejected everything, so what it said of this email counts for nothing. None: nothing follows.
-
-        Another is asked, if the email's time is not over and there is another.
-        """
-        delivery = _declined(case.delivery, provider)
-        if delivery.reason is not Reason.REJECTED or delivery.expires_at <= now or case.open_doubts:
-            return None
-        last = case.attempts[-1] if case.attempts else None
-        is_its_word = last is not None and last.provider == provider and last.outcome is Outcome.REJECTED
-        if not is_its_word or not self.routing.usable(lane_of(delivery)):
-            return None
-        queued = move(delivery, Cause.NOT_BELIEVED, Status.QUEUED, tried=(), due_at=now)
-        why = f"{provider} rejects everything, so its word does not count"
-        return Change(queued, (timeline.queued(queued, now, last, why=why),))
-
-    # --- people and time -----------------------------------------------------------------------------------------
-
-    def cancel(self, case: Case, now: Millis) -> Change | None:
-        """None: it is cancelled already. Raises WrongState."""
-        delivery = case.delivery
-        if delivery.status is Status.CANCELLED:
-            return None
-        if case.open_doubts:
-            can_resolve = allows(delivery.status, Cause.RESOLVE_SENT)
-            then = "; decide with POST /v1/emails/{id}/resolve" if can_resolve else ""
-            raise WrongState(f"a provider may have taken this email already{then}")
-        if not allows(delivery.status, Cause.CANCEL):
-            raise WrongState(f"an email that is `{delivery.status}` can't be cancelled")
-        cancelled = move(delivery, Cause.CANCEL, Status.CANCELLED)
-        return Change(cancelled, (timeline.entry(cancelled, EventType.CANCELLED, now),))
-
-    def resolve(self, case: Case, decision: Decision, now: Millis, by: str) -> Change:
-        """A person decides; every open doubt is closed as `operator`. Raises WrongState."""
-        delivery = case.delivery
-        if not allows(delivery.status, Cause.RESOLVE_SENT):
-            raise WrongState(
-                f"an email that is `{delivery.status}` has nothing to resolve; only `held` and `in_doubt` have"
-            )
-        closed = tuple(replace(a, resolution=Resolution.OPERATOR) for a in case.open_doubts)
-        told = timeline.entry(
-            delivery, EventType.RESOLVED, now, decision=decision, by=by, attempts=[a.number for a in closed]
-        )
-        if decision is Decision.SENT:
-            provider = closed[-1].provider if closed else delivery.provider
-            sent = move(delivery, Cause.RESOLVE_SENT, Status.SENT, provider=provider)
-            return Change(sent, (told, timeline.entry(sent, EventType.SENT, now, provider)), attempts=closed)
-        if decision is Decision.FAILED:
-            failed = move(delivery, Cause.RESOLVE_FAILED, Status.FAILED, Reason.OPERATOR)
-            return Change(failed, (told, timeline.failed(failed, now)), attempts=closed)
-        is_over = delivery.expires_at <= now
-        queued = move(
-            delivery,
-            Cause.RESOLVE_RESEND,
-            Status.QUEUED,
-            due_at=now,
-            tried=(),
-            declined_by=(),  # a person may know better
-            is_retry=False,
-            expires_at=now + delivery.expires_in * 1000 if is_over else delivery.expires_at,
-            # A suspect stays one: it gets one more try, alone again.
-            lapses=min(delivery.lapses, POISON_LAPSES - 1),
-        )
-        return Change(queued, (told, timeline.queued(queued, now)), attempts=closed)
-
-    def expire(self, case: Case, now: Millis) -> Change | None:
-        """Its time is over. None: it is not, or nothing follows from it."""
-        delivery = case.delivery
-        if delivery.expires_at > now or not allows(delivery.status, Cause.EXPIRY):
-            return None
-        if case.open_doubts:
-            held = move(delivery, Cause.EXPIRY, Status.HELD, Reason.EXPIRED_IN_DOUBT)
-            return Change(held, (timeline.held(held, now),))
-        failed = move(delivery, Cause.EXPIRY, Status.FAILED, Reason.EXPIRED)
-        return Change(failed, (timeline.failed(failed, now),))
-
 
 def holds_lease(case: Case, ended: Ended) -> bool:
     """Whether the delivery still carries that attempt as its lease."""
@@ -460,7 +380,7 @@ def _touched(delivery: Delivery) -> Delivery:
     return replace(delivery, version=delivery.version + 1)
 
 
-def _declined(delivery: Delivery, provider: str) -> Delivery:
+def declined(delivery: Delivery, provider: str) -> Delivery:
     """That provider never gets it again."""
     return replace(delivery, declined_by=(*delivery.declined_by, provider))
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "hes").rglob("*.py"))
 
 # The protocols only, never one kind of provider or storage: any kind can then take the place of another.
-KINDLESS = "providers.provider storage.storage"
+KINDLESS = "providers.provider storage.records storage.storage"
 
 # Area (a file or folder of hes) -> what of hes it may import besides itself. What is not named here, nobody may.
 MAY_IMPORT = {
@@ -31,9 +31,10 @@ MAY_IMPORT = {
     "case": "model",
     "routing": "case lanes model rotation",
     "policy": "case errors lanes model routing timeline transitions",
+    "interventions": "case errors lanes model policy routing timeline transitions",
     "providers": "errors mime model provider_settings",  # nothing of gates, retries, storage
     # policy and routing, since claiming and settling decide inside the transaction
-    "storage": "case errors ids lanes model policy routing",
+    "storage": "case errors ids interventions lanes model policy routing",
     "actors": f"errors ids model telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model provider_settings settings telemetry {KINDLESS}",

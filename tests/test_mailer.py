@@ -10,8 +10,8 @@ from hes.app import Mailer, make_providers, now, open_storage
 from hes.ids import id_maker
 from hes.model import EmailId, Room
 from hes.settings import load
+from hes.storage.records import Leases, NewEmail
 from hes.storage.sql import SqlStorage
-from hes.storage.storage import Leases, NewEmail
 from tests.fakes import an_email
 
 

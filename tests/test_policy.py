@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from hes import interventions
 from hes.case import Backoff, Case, Change, Rules
 from hes.errors import WrongState
 from hes.lanes import lane_of
@@ -258,7 +259,7 @@ def rejected(policy: Policy, **fields: Any) -> Case:
 
 
 def test_a_victim_of_a_provider_that_rejects_everything_is_queued_for_another() -> None:
-    change = policy().disbelieve(rejected(policy()), "a", NOW + 9)
+    change = interventions.disbelieve(policy().routing, rejected(policy()), "a", NOW + 9)
     assert change is not None
     assert (change.delivery.status, change.delivery.due_at, change.delivery.tried) == (Status.QUEUED, NOW + 9, ())
     assert change.delivery.declined_by == ("a",)
@@ -271,12 +272,15 @@ def test_a_victim_of_a_provider_that_rejects_everything_is_queued_for_another() 
     ids=["no other may take it", "its time is over", "it failed by another's word"],
 )
 def test_what_is_no_victim_stays_failed(fields: dict[str, Any], provider: str) -> None:
-    assert policy().disbelieve(rejected(policy(), **fields), provider, NOW + 9) is None
+    assert interventions.disbelieve(policy().routing, rejected(policy(), **fields), provider, NOW + 9) is None
 
 
 def test_what_was_sent_is_no_victim() -> None:
     case = leased(policy())
-    assert policy().disbelieve(case.after(settle(policy(), case, Outcome.ACCEPTED)), "a", NOW) is None
+    assert (
+        interventions.disbelieve(policy().routing, case.after(settle(policy(), case, Outcome.ACCEPTED)), "a", NOW)
+        is None
+    )
 
 
 # --- not tried -------------------------------------------------------------------------------------------------------
@@ -510,24 +514,24 @@ def test_settling_again_changes_nothing(outcome: Outcome | None) -> None:
 
 @pytest.mark.parametrize("status", [Status.DRAFT, Status.SCHEDULED, Status.QUEUED])
 def test_what_was_handed_to_nobody_can_be_cancelled(status: Status) -> None:
-    change = policy().cancel(Case(delivery(status=status)), NOW)
+    change = interventions.cancel(Case(delivery(status=status)), NOW)
     assert change is not None
     assert change.delivery.status is Status.CANCELLED
 
 
 def test_cancelling_again_changes_nothing() -> None:
-    assert policy().cancel(Case(delivery(status=Status.CANCELLED)), NOW) is None
+    assert interventions.cancel(Case(delivery(status=Status.CANCELLED)), NOW) is None
 
 
 @pytest.mark.parametrize("status", [Status.SENDING, Status.IN_DOUBT, Status.HELD, Status.SENT, Status.FAILED])
 def test_everything_else_can_not_be_cancelled(status: Status) -> None:
     with pytest.raises(WrongState):
-        policy().cancel(Case(delivery(status=status)), NOW)
+        interventions.cancel(Case(delivery(status=status)), NOW)
 
 
 def test_what_waits_with_an_open_doubt_can_not_be_cancelled() -> None:
     with pytest.raises(WrongState, match="may have taken"):
-        policy().cancel(in_doubt(policy(), OnDoubt.RESEND), NOW)
+        interventions.cancel(in_doubt(policy(), OnDoubt.RESEND), NOW)
 
 
 @pytest.mark.parametrize("on_doubt", [OnDoubt.HOLD, OnDoubt.WAIT])
@@ -541,7 +545,7 @@ def test_what_waits_with_an_open_doubt_can_not_be_cancelled() -> None:
 )
 def test_a_person_decides(on_doubt: OnDoubt, decision: Decision, status: Status, reason: Reason | None) -> None:
     case = in_doubt(policy(), on_doubt)
-    change = policy().resolve(case, decision, NOW, "ann")
+    change = interventions.resolve(case, decision, NOW, "ann")
     assert (change.delivery.status, change.delivery.reason) == (status, reason)
     assert [a.resolution for a in change.attempts] == [Resolution.OPERATOR]
     assert only(change, EventType.RESOLVED).data == {"decision": decision, "by": "ann", "attempts": [1]}
@@ -550,43 +554,43 @@ def test_a_person_decides(on_doubt: OnDoubt, decision: Decision, status: Status,
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.SENDING, Status.SENT, Status.FAILED, Status.CANCELLED])
 def test_nothing_else_can_be_resolved(status: Status) -> None:
     with pytest.raises(WrongState):
-        policy().resolve(Case(delivery(status=status)), Decision.SENT, NOW, "ann")
+        interventions.resolve(Case(delivery(status=status)), Decision.SENT, NOW, "ann")
 
 
 def test_a_resend_after_the_time_is_over_gets_new_time() -> None:
     case = in_doubt(policy(), OnDoubt.HOLD)
-    change = policy().resolve(case, Decision.RESEND, EXPIRES + 1, "ann")
+    change = interventions.resolve(case, Decision.RESEND, EXPIRES + 1, "ann")
     assert change.delivery.expires_at == EXPIRES + 1 + 3_600_000
 
 
 def test_a_poisoned_one_that_is_sent_again_goes_alone() -> None:
     case = leased(policy(), Case(delivery(lapses=POISON_LAPSES - 1)))
     case = case.after(policy().lapse(case, NOW))
-    again = policy().resolve(case, Decision.RESEND, NOW, "ann").delivery
+    again = interventions.resolve(case, Decision.RESEND, NOW, "ann").delivery
     assert again.lapses == POISON_LAPSES - 1
 
 
 @pytest.mark.parametrize("status", [Status.SCHEDULED, Status.QUEUED])
 def test_time_over_fails_what_waits(status: Status) -> None:
-    change = policy().expire(Case(delivery(status=status)), EXPIRES)
+    change = interventions.expire(Case(delivery(status=status)), EXPIRES)
     assert change is not None
     assert (change.delivery.status, change.delivery.reason) == (Status.FAILED, Reason.EXPIRED)
 
 
 @pytest.mark.parametrize("on_doubt", [OnDoubt.RESEND, OnDoubt.WAIT])
 def test_time_over_holds_what_is_in_doubt(on_doubt: OnDoubt) -> None:
-    change = policy().expire(in_doubt(policy(), on_doubt), EXPIRES)
+    change = interventions.expire(in_doubt(policy(), on_doubt), EXPIRES)
     assert change is not None
     assert (change.delivery.status, change.delivery.reason) == (Status.HELD, Reason.EXPIRED_IN_DOUBT)
 
 
 @pytest.mark.parametrize("status", [Status.SENDING, Status.HELD, Status.SENT, Status.FAILED, Status.DRAFT])
 def test_time_over_means_nothing_to_the_others(status: Status) -> None:
-    assert policy().expire(Case(delivery(status=status)), EXPIRES) is None
+    assert interventions.expire(Case(delivery(status=status)), EXPIRES) is None
 
 
 def test_time_not_over_changes_nothing() -> None:
-    assert policy().expire(Case(delivery()), EXPIRES - 1) is None
+    assert interventions.expire(Case(delivery()), EXPIRES - 1) is None
 
 
 def test_an_attempt_in_doubt_is_open_until_it_is_resolved() -> None:
@@ -628,14 +632,14 @@ def test_not_tried_against_evidence_that_it_was_accepted_is_sent_and_keeps_the_a
 
 def test_a_resend_by_a_person_asks_those_again_who_declined() -> None:
     case = in_doubt(policy(), OnDoubt.HOLD, declined_by=("b",))
-    change = policy().resolve(case, Decision.RESEND, NOW, "ann")
+    change = interventions.resolve(case, Decision.RESEND, NOW, "ann")
     assert policy().routing.usable(lane_of(change.delivery)) == ["a", "b"]
     assert types(change) == [EventType.RESOLVED, EventType.QUEUED]
 
 
 def test_what_waits_with_a_doubt_is_not_sent_to_resolve() -> None:
     with pytest.raises(WrongState) as waiting:
-        policy().cancel(in_doubt(policy(), OnDoubt.RESEND), NOW)
+        interventions.cancel(in_doubt(policy(), OnDoubt.RESEND), NOW)
     assert "resolve" not in waiting.value.detail
     with pytest.raises(WrongState, match="resolve"):
-        policy().cancel(in_doubt(policy(), OnDoubt.HOLD), NOW)
+        interventions.cancel(in_doubt(policy(), OnDoubt.HOLD), NOW)

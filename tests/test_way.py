@@ -20,8 +20,8 @@ from hes.ids import id_maker
 from hes.model import EmailId, Ended, Room
 from hes.providers import Surroundings, make_provider
 from hes.settings import Settings, load
+from hes.storage.records import Settled
 from hes.storage.sql import SqlStorage
-from hes.storage.storage import Settled
 from hes.web.desk import Readiness
 from tests.fakes.faults import FakeServer
 from tests.fakes.sendgrid import KEY, SendGridRules
@@ -161,6 +161,7 @@ def test_the_way_can_be_read_in_one_sitting() -> None:
         "actors/sender",
         "providers/outbox",
         "actors/reporter",
+        "routing",
         "policy",
         "app",
     ]

@@ -11,7 +11,7 @@ from hes.model import Delivery, Email, Event, EventType, Millis, Status
 from hes.storage import tables
 from hes.storage.batches import Insert, Row
 from hes.storage.ledger import delivery_row, event_row
-from hes.storage.storage import Accepted, IdempotencyKey, NewEmail
+from hes.storage.records import Accepted, IdempotencyKey, NewEmail
 
 KEY_LIFETIME_MS = 24 * 3600 * 1000
 

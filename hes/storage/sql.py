@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from hes import interventions
 from hes.case import Case, Change
 from hes.errors import NotFound, StorageUnavailable, WrongState
 from hes.ids import NewId
@@ -35,17 +36,7 @@ from hes.storage.claiming import Claim
 from hes.storage.groups import GroupCommit
 from hes.storage.ledger import Ledger, attempt_of, delivery_of, event_of, load
 from hes.storage.migrations import SCHEMA_VERSION
-from hes.storage.storage import (
-    Accepted,
-    Leases,
-    NewEmail,
-    Recipient,
-    Settled,
-    StoredEmail,
-    Swept,
-    Verdict,
-    leased,
-)
+from hes.storage.records import Accepted, Leases, NewEmail, Recipient, Settled, StoredEmail, Swept, Verdict, leased
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection, Millis], T]
@@ -182,7 +173,7 @@ class SqlStorage:
     async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
         def work(connection: sa.Connection, now: Millis) -> int:
             ledger = load(connection, email_ids)
-            changes = [self._policy.disbelieve(case, provider, now) for case in ledger.cases()]
+            changes = [interventions.disbelieve(self._policy.routing, case, provider, now) for case in ledger.cases()]
             for change in changes:
                 ledger.change(change)
             ledger.write(connection, self._new_id)
@@ -217,7 +208,7 @@ class SqlStorage:
                     ledger.change(self._policy.lapse(case, now))
             for email_id in expired:
                 if (case := ledger.case(EmailId(email_id))) is not None:
-                    ledger.change(self._policy.expire(case, now))
+                    ledger.change(interventions.expire(case, now))
             ledger.write(connection, self._new_id)
             return Swept(len(lapsed), len(expired), more=BATCH in (len(lapsed), len(expired)))
 
@@ -246,13 +237,13 @@ class SqlStorage:
     # --- people --------------------------------------------------------------------------------------------------
 
     async def cancel(self, project: str, email_id: EmailId) -> None:
-        await self._decide(project, email_id, self._policy.cancel)
+        await self._decide(project, email_id, interventions.cancel)
 
     async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
         await self._decide(
             project,
             email_id,
-            lambda case, now: self._policy.resolve(case, decision, now, by),
+            lambda case, now: interventions.resolve(case, decision, now, by),
             needs_content=decision is Decision.RESEND,
         )
 

@@ -8,7 +8,7 @@ from litestar.params import FromPath
 
 from hes.errors import FieldError, Forbidden, Invalid
 from hes.model import Email, EmailId
-from hes.storage.storage import IdempotencyKey, NewEmail
+from hes.storage.records import IdempotencyKey, NewEmail
 from hes.web.auth import Principal, authorize
 from hes.web.body import Submission, read_email
 from hes.web.desk import Desk

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from hes.model import Attachment, Delivery, Email, EventType, Millis, OnDoubt, Outcome, Reason, Resolution, Status
-from hes.storage.storage import Accepted, Recipient, StoredEmail
+from hes.storage.records import Accepted, Recipient, StoredEmail
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]})]
 """RFC 3339, UTC, milliseconds."""

@@ -13,7 +13,7 @@ from hes.actors.janitor import Janitor
 from hes.actors.sender import Sender
 from hes.errors import StorageUnavailable
 from hes.model import AttemptId, Ended, Leased, Room
-from hes.storage.storage import Leases, Swept
+from hes.storage.records import Leases, Swept
 from tests.actors.parts import ScriptedProvider, a_gate, a_leased, an_ended, clock, in_virtual_time
 
 

@@ -9,7 +9,7 @@ from hes.actors.actor import Mailbox, StorageTrouble
 from hes.actors.reporter import Reporter
 from hes.errors import StorageBroken, StorageUnavailable
 from hes.model import Ended, Room
-from hes.storage.storage import Settled
+from hes.storage.records import Settled
 from tests.actors.parts import an_ended, in_virtual_time
 
 

@@ -1,5 +1,6 @@
-"""Failover over real HTTP: SendGrid and Mailgun as they answer, one of them in trouble. Minutes of it, and figures, are
-in `tests/simulation/test_failover.py`.
+"""Failover over real HTTP: SendGrid and Mailgun as they answer, one of them in trouble.
+
+Minutes of it, with figures, are in `tests/simulation/test_failover.py`.
 """
 
 import time

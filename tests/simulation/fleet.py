@@ -19,7 +19,7 @@ from hes.model import Address, Answer, AttemptId, Email, EmailId, GateStatus, On
 from hes.policy import Policy
 from hes.provider_settings import Kind, ProviderSettings
 from hes.settings import Settings
-from hes.storage.storage import NewEmail
+from hes.storage.records import NewEmail
 from tests.simulation.memory import MemoryStorage
 from tests.simulation.world import World
 

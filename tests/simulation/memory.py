@@ -10,6 +10,7 @@ from itertools import chain, zip_longest
 
 from msgspec.structs import replace
 
+from hes import interventions
 from hes.case import Case, Change
 from hes.errors import KeyReused, NotFound, StorageUnavailable
 from hes.ids import NewId
@@ -32,17 +33,7 @@ from hes.model import (
 )
 from hes.policy import Policy, holds_lease, words_about_others
 from hes.storage.accepting import KEY_LIFETIME_MS, new_delivery
-from hes.storage.storage import (
-    Accepted,
-    Leases,
-    NewEmail,
-    Recipient,
-    Settled,
-    StoredEmail,
-    Swept,
-    Verdict,
-    leased,
-)
+from hes.storage.records import Accepted, Leases, NewEmail, Recipient, Settled, StoredEmail, Swept, Verdict, leased
 
 BATCH = 500
 DAY_MS = 24 * 3600 * 1000
@@ -186,7 +177,11 @@ class MemoryStorage:
 
     async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
         now = self._reach()
-        changes = [self._policy.disbelieve(self.cases[i], provider, now) for i in email_ids if i in self.cases]
+        changes = [
+            interventions.disbelieve(self._policy.routing, self.cases[i], provider, now)
+            for i in email_ids
+            if i in self.cases
+        ]
         for change in changes:
             self._apply(change)
         return sum(change is not None for change in changes)
@@ -225,16 +220,18 @@ class MemoryStorage:
             self._apply(self._policy.lapse(case, now))
         expired = 0
         for case in cases:
-            if (change := self._policy.expire(self.cases[case.delivery.email_id], now)) is not None and expired < BATCH:
+            if (
+                change := interventions.expire(self.cases[case.delivery.email_id], now)
+            ) is not None and expired < BATCH:
                 self._apply(change)
                 expired += 1
         return Swept(len(lapsed[:BATCH]), expired, more=BATCH in (len(lapsed[:BATCH]), expired))
 
     async def cancel(self, project: str, email_id: EmailId) -> None:
-        self._decide(project, email_id, self._policy.cancel)
+        self._decide(project, email_id, interventions.cancel)
 
     async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
-        self._decide(project, email_id, lambda case, now: self._policy.resolve(case, decision, now, by))
+        self._decide(project, email_id, lambda case, now: interventions.resolve(case, decision, now, by))
 
     def _decide(self, project: str, email_id: EmailId, decide: Callable[[Case, Millis], Change | None]) -> None:
         now = self._reach()

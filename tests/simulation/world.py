@@ -39,7 +39,7 @@ from hes.model import (
 from hes.policy import Policy
 from hes.provider_settings import Kind, ProviderSettings
 from hes.settings import Settings
-from hes.storage.storage import Leases, NewEmail, Settled, Swept
+from hes.storage.records import Leases, NewEmail, Settled, Swept
 from tests.simulation.memory import LIVE, MemoryStorage
 
 LEASE_SECONDS = 30.0

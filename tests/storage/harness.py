@@ -34,9 +34,10 @@ from hes.model import (
 )
 from hes.policy import Policy
 from hes.storage import migrations, tables
+from hes.storage.records import IdempotencyKey, Leases, NewEmail, StoredEmail
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite, sync_engine
-from hes.storage.storage import IdempotencyKey, Leases, NewEmail, Storage, StoredEmail
+from hes.storage.storage import Storage
 from tests.simulation.memory import MemoryStorage
 
 NOW = 1_800_000_000_000

@@ -5,7 +5,8 @@ import pytest
 
 from hes.errors import KeyReused, NotFound
 from hes.model import Address, Attachment, EmailId, OnDoubt, Status
-from hes.storage.storage import Accepted, NewEmail, Storage
+from hes.storage.records import Accepted, NewEmail
+from hes.storage.storage import Storage
 from tests.storage.harness import DAY_SECONDS, NOW, Bench, FakeClock, new_email, told
 
 

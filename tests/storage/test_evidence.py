@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from hes.model import AttemptId, Decision, EmailId, Leased, OnDoubt, Outcome, Reason, Resolution, Status
-from hes.storage.storage import Leases
+from hes.storage.records import Leases
 from tests.storage.harness import DAY_SECONDS, Bench, proof, rooms, told
 
 

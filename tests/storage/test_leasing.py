@@ -5,7 +5,8 @@ import pytest
 
 from hes.errors import NotFound
 from hes.model import Address, Attempt, EmailId, Leased, OnDoubt, Outcome, Room, Status
-from hes.storage.storage import Leases, Storage
+from hes.storage.records import Leases
+from hes.storage.storage import Storage
 from tests.storage.harness import AMPLE, DAY_SECONDS, LEASE_SECONDS, NOW, Bench, rooms, told
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from hes.errors import NotFound, WrongState
 from hes.model import Decision, EmailId, OnDoubt, Outcome, Reason, Resolution, Status
+from hes.storage.records import Leases
 from hes.storage.sql import SqlStorage
-from hes.storage.storage import Leases
 from tests.storage.harness import NOW, Bench, erase, only_sql, rooms, told
 
 Situation = Callable[[Bench], Awaitable[EmailId]]

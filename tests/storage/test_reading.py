@@ -5,8 +5,8 @@ from msgspec.structs import replace
 
 from hes.errors import NotFound
 from hes.model import Address, AttemptId, Decision, EmailId, OnDoubt, Outcome, Status
+from hes.storage.records import Recipient
 from hes.storage.sql import SqlStorage
-from hes.storage.storage import Recipient
 from tests.storage.harness import NOW, Bench, Kind, erase, new_email, only_sql, told
 
 

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from hes.model import AttemptId, EmailId, Leased, OnDoubt, Outcome, Reason, Resolution, Room, Status
-from hes.storage.storage import Leases, Settled, Swept, Verdict
+from hes.storage.records import Leases, Settled, Swept, Verdict
 from tests.storage.harness import NOW, Bench, ended, rooms, told
 
 NOT_TAKEN = [Outcome.DECLINED, Outcome.REFUSED, Outcome.THROTTLED, Outcome.UNAVAILABLE]

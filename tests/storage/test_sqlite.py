@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from hes.errors import ConfigError, StorageBroken, StorageUnavailable
 from hes.model import EmailId, OnDoubt, Outcome, Reason, Status
 from hes.storage import sqlite
+from hes.storage.records import Accepted, NewEmail
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import SqliteDatabase, open_sqlite
-from hes.storage.storage import Accepted, NewEmail
 from tests.storage.harness import (
     KINDS,
     NOW,

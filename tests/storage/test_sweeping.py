@@ -3,7 +3,7 @@
 import pytest
 
 from hes.model import Decision, Leased, OnDoubt, Outcome, Reason, Status
-from hes.storage.storage import Leases, Swept
+from hes.storage.records import Leases, Swept
 from tests.storage.harness import LEASE_SECONDS, Bench, rooms, told
 
 

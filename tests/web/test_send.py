@@ -10,7 +10,7 @@ import pytest
 from litestar.datastructures import Headers
 
 from hes.errors import StorageUnavailable
-from hes.storage.storage import Accepted, NewEmail
+from hes.storage.records import Accepted, NewEmail
 from hes.web.auth import ALL_SCOPES, KeyScope, Principal
 from tests.web.service import KEY, LEAST, MAX_BODY_BYTES, Service, now, paths_in, problem_in
 

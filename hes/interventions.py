@@ -1,0 +1,93 @@
+"""What people, time and better knowledge do to an email beside its way through a provider's hands. Pure.
+
+Like `hes.policy` this is called inside storage's transactions, and makes only moves that `hes.transitions` has.
+"""
+
+from msgspec.structs import replace
+
+from hes import timeline
+from hes.case import Case, Change
+from hes.errors import WrongState
+from hes.lanes import lane_of
+from hes.model import Decision, EventType, Millis, Outcome, Reason, Resolution, Status
+from hes.policy import declined
+from hes.routing import POISON_LAPSES, Routing
+from hes.transitions import Cause, allows, move
+
+
+def cancel(case: Case, now: Millis) -> Change | None:
+    """None: it is cancelled already. Raises WrongState."""
+    delivery = case.delivery
+    if delivery.status is Status.CANCELLED:
+        return None
+    if case.open_doubts:
+        can_resolve = allows(delivery.status, Cause.RESOLVE_SENT)
+        then = "; decide with POST /v1/emails/{id}/resolve" if can_resolve else ""
+        raise WrongState(f"a provider may have taken this email already{then}")
+    if not allows(delivery.status, Cause.CANCEL):
+        raise WrongState(f"an email that is `{delivery.status}` can't be cancelled")
+    cancelled = move(delivery, Cause.CANCEL, Status.CANCELLED)
+    return Change(cancelled, (timeline.entry(cancelled, EventType.CANCELLED, now),))
+
+
+def resolve(case: Case, decision: Decision, now: Millis, by: str) -> Change:
+    """A person decides; every open doubt is closed as `operator`. Raises WrongState."""
+    delivery = case.delivery
+    if not allows(delivery.status, Cause.RESOLVE_SENT):
+        raise WrongState(
+            f"an email that is `{delivery.status}` has nothing to resolve; only `held` and `in_doubt` have"
+        )
+    closed = tuple(replace(a, resolution=Resolution.OPERATOR) for a in case.open_doubts)
+    told = timeline.entry(
+        delivery, EventType.RESOLVED, now, decision=decision, by=by, attempts=[a.number for a in closed]
+    )
+    if decision is Decision.SENT:
+        provider = closed[-1].provider if closed else delivery.provider
+        sent = move(delivery, Cause.RESOLVE_SENT, Status.SENT, provider=provider)
+        return Change(sent, (told, timeline.entry(sent, EventType.SENT, now, provider)), attempts=closed)
+    if decision is Decision.FAILED:
+        failed = move(delivery, Cause.RESOLVE_FAILED, Status.FAILED, Reason.OPERATOR)
+        return Change(failed, (told, timeline.failed(failed, now)), attempts=closed)
+    is_over = delivery.expires_at <= now
+    queued = move(
+        delivery,
+        Cause.RESOLVE_RESEND,
+        Status.QUEUED,
+        due_at=now,
+        tried=(),
+        declined_by=(),  # a person may know better
+        is_retry=False,
+        expires_at=now + delivery.expires_in * 1000 if is_over else delivery.expires_at,
+        # A suspect stays one: it gets one more try, alone again.
+        lapses=min(delivery.lapses, POISON_LAPSES - 1),
+    )
+    return Change(queued, (told, timeline.queued(queued, now)), attempts=closed)
+
+
+def expire(case: Case, now: Millis) -> Change | None:
+    """Its time is over. None: it is not, or nothing follows from it."""
+    delivery = case.delivery
+    if delivery.expires_at > now or not allows(delivery.status, Cause.EXPIRY):
+        return None
+    if case.open_doubts:
+        held = move(delivery, Cause.EXPIRY, Status.HELD, Reason.EXPIRED_IN_DOUBT)
+        return Change(held, (timeline.held(held, now),))
+    failed = move(delivery, Cause.EXPIRY, Status.FAILED, Reason.EXPIRED)
+    return Change(failed, (timeline.failed(failed, now),))
+
+
+def disbelieve(routing: Routing, case: Case, provider: str, now: Millis) -> Change | None:
+    """That provider rejected everything, so what it said of this email counts for nothing. None: nothing follows.
+
+    Another is asked, if the email's time is not over and there is another.
+    """
+    delivery = declined(case.delivery, provider)
+    if delivery.reason is not Reason.REJECTED or delivery.expires_at <= now or case.open_doubts:
+        return None
+    last = case.attempts[-1] if case.attempts else None
+    is_its_word = last is not None and last.provider == provider and last.outcome is Outcome.REJECTED
+    if not is_its_word or not routing.usable(lane_of(delivery)):
+        return None
+    queued = move(delivery, Cause.NOT_BELIEVED, Status.QUEUED, tried=(), due_at=now)
+    why = f"{provider} rejects everything, so its word does not count"
+    return Change(queued, (timeline.queued(queued, now, last, why=why),))

@@ -1,0 +1,125 @@
+"""What goes into a storage and comes out of it: the structs that the protocol's methods take and give."""
+
+from msgspec import Struct
+
+from hes.case import Change
+from hes.model import (
+    Address,
+    Attempt,
+    AttemptId,
+    Delivery,
+    Email,
+    EmailId,
+    Event,
+    Leased,
+    Millis,
+    OnDoubt,
+    Reason,
+    Room,
+    Status,
+)
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """The caller's name for one request, kept 24 hours, and what that request said."""
+
+    value: str
+    request_hash: bytes
+
+
+class NewEmail(Struct, frozen=True, kw_only=True):
+    """An email that was checked and is to be accepted."""
+
+    email: Email
+    on_doubt: OnDoubt
+    expires_in: int
+    attempt_timeout: float = 0.0
+    """Seconds; 0: as the provider is set."""
+    own_providers: tuple[str, ...] = ()
+    reference: str | None = None
+    stream: str = "default"
+    key: IdempotencyKey | None = None
+
+
+class Accepted(Struct, frozen=True):
+    """What the caller is answered; the same again, to the letter, for the same idempotency key."""
+
+    id: EmailId
+    status: Status
+    created_at: Millis
+
+
+class Leases(Struct, frozen=True):
+    """What `lease` gave out."""
+
+    items: tuple[Leased, ...] = ()
+    more: bool = False
+    """More is due than these hands could take."""
+
+
+class Verdict(Struct, frozen=True):
+    """Another provider's word about an email that this one rejected."""
+
+    provider: str
+    is_liar: bool
+    """The other one took it; else it rejected it as well."""
+
+
+class Settled(Struct, frozen=True):
+    """What `settle` found."""
+
+    lost: tuple[AttemptId, ...] = ()
+    """Attempts whose lease was lost meanwhile: their outcome became evidence and moved a delivery only as that may."""
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class Swept(Struct, frozen=True):
+    """What `sweep` did."""
+
+    lapsed: int = 0
+    expired: int = 0
+    more: bool = False
+
+
+class Recipient(Struct, frozen=True):
+    """One address the email goes to. `status` None: the same as the email's."""
+
+    address: Address
+    kind: str
+    status: Status | None = None
+    reason: Reason | None = None
+
+
+class StoredEmail(Struct, frozen=True, kw_only=True):
+    """All that is known of one email."""
+
+    delivery: Delivery
+    created_at: Millis
+    sender: Address
+    subject: str
+    tags: dict[str, str]
+    reference: str | None
+    stream: str
+    email: Email | None
+    """None once the content was erased, or when it was not asked for."""
+    recipients: tuple[Recipient, ...]
+    attempts: tuple[Attempt, ...]
+    events: tuple[tuple[str, Event], ...]
+    """With their ids, oldest first."""
+
+
+def leased(change: Change, email: Email, room: Room, deadline: float) -> Leased:
+    """What a sender gets of a lease that was written."""
+    delivery = change.delivery
+    attempt = change.attempts[0]
+    return Leased(
+        email=email,
+        attempt_id=attempt.id,
+        number=attempt.number,
+        provider=attempt.provider,
+        timeout_seconds=delivery.attempt_timeout or room.timeout_seconds,
+        size_bytes=delivery.size_bytes,
+        deadline=deadline,
+        failed_over_from=delivery.tried[-1] if delivery.tried and attempt.provider not in delivery.tried else None,
+        is_retry=delivery.is_retry,
+    )
