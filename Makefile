@@ -1,7 +1,7 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test lint format bench lock clean
+.PHONY: help setup run test lint format bench readme lock clean
 export PYTHON
 
 BIN = .venv/bin
@@ -34,6 +34,9 @@ bench: setup  ## Measure emails per second, end to end
 # that no package is pinned twice; they are installed together.
 COMPILE = UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip compile --quiet --python $(BIN)/python --python-version 3.11 \
 	--universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE)
+
+readme: setup  ## Fill the README's tables that are made from the code
+	$(BIN)/python -m tools.readme
 
 lock: setup  ## Write the two lock files anew (UPGRADE=--upgrade takes the newest versions)
 	$(COMPILE) pyproject.toml requirements/runtime.in -o requirements/runtime.txt

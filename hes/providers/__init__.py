@@ -9,7 +9,7 @@ from hes.model import Clock
 from hes.provider_settings import Kind, ProviderSettings
 from hes.providers.mailgun import Mailgun
 from hes.providers.outbox import Keep, Outbox
-from hes.providers.provider import Provider
+from hes.providers.provider import Provider, Support
 from hes.providers.sendgrid import SendGrid
 
 
@@ -38,6 +38,10 @@ REGISTRY: Mapping[str, Callable[[ProviderSettings, Surroundings], Provider]] = {
     Kind.SENDGRID: _sendgrid,
     Kind.MAILGUN: _mailgun,
 }
+
+
+SUPPORT: Mapping[str, Support] = {one.kind: one.support for one in (SendGrid, Mailgun, Outbox)}
+"""What each kind can express; the README's table."""
 
 
 def make_provider(settings: ProviderSettings, around: Surroundings) -> Provider:

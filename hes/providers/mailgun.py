@@ -22,7 +22,7 @@ from hes.errors import ConfigError
 from hes.model import Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
 from hes.providers.multipart import Part, multipart
-from hes.providers.provider import mailbox
+from hes.providers.provider import Support, mailbox
 from hes.providers.rendering import header_text, labels, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, shorten
 
@@ -41,6 +41,13 @@ class Mailgun:
     """One sending domain of one Mailgun account. In the other region than its own, a domain is not found."""
 
     kind = "mailgun"
+    support = Support(
+        max_recipients=MAX_RECIPIENTS,
+        max_request_bytes=MAX_REQUEST_BYTES,
+        tags=f"variables, and up to {MAX_TAGS} tags `key:value`",
+        own_message_id=True,
+        finds_out="not built yet",
+    )
     render_version = 1
 
     def __init__(

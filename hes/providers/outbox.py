@@ -14,6 +14,7 @@ import anyio.to_thread
 from hes import mime
 from hes.errors import ConfigError, StorageUnavailable
 from hes.model import Answer, AttemptId, Email, EmailId, Outcome
+from hes.providers.provider import Support
 
 Keep = Callable[[EmailId, AttemptId, bytes], Awaitable[None]]
 """`Storage.keep`: puts a message into the database."""
@@ -23,6 +24,9 @@ class Outbox:
     """Accepts everything, unless the disk does not."""
 
     kind = "outbox"
+    support = Support(
+        max_recipients=None, max_request_bytes=None, tags="kept", own_message_id=True, finds_out="it is on this disk"
+    )
     render_version = mime.RENDER_VERSION
 
     def __init__(self, name: str, keep: Keep, maildir: Path) -> None:

@@ -2,7 +2,23 @@
 
 from typing import Protocol
 
+from msgspec import Struct
+
 from hes.model import Address, Answer, AttemptId, Email
+
+
+class Support(Struct, frozen=True, kw_only=True):
+    """What a kind of provider can express, for people who choose one. None: no limit of its own."""
+
+    max_recipients: int | None
+    """In all, per email."""
+    max_request_bytes: int | None
+    tags: str
+    """What becomes of an email's tags."""
+    own_message_id: bool
+    """The Message-ID that HES made is kept, so that many receivers drop a second copy."""
+    finds_out: str
+    """How it can be found out what became of a doubt."""
 
 
 class Provider(Protocol):

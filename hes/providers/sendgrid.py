@@ -16,6 +16,7 @@ from msgspec import Struct
 from hes.errors import ConfigError
 from hes.model import Address, Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
+from hes.providers.provider import Support
 from hes.providers.rendering import header_text, labels, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, seconds_until, shorten
 
@@ -49,6 +50,13 @@ class SendGrid:
     """One SendGrid account. EU subusers need the base URL `https://api.eu.sendgrid.com`."""
 
     kind = "sendgrid"
+    support = Support(
+        max_recipients=MAX_RECIPIENTS,
+        max_request_bytes=MAX_REQUEST_BYTES,
+        tags=f"custom args, and up to {MAX_CATEGORIES} categories `key:value`",
+        own_message_id=True,
+        finds_out="not built yet",
+    )
     render_version = 1
 
     def __init__(

@@ -1,0 +1,55 @@
+"""Fills the README's tables that are made from the code: `make readme`. A test compares."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from hes.providers import SUPPORT
+from hes.settings import describe
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    return "\n".join([_row(head), "|" + "---|" * len(head), *(_row(cells) for cells in rows)])
+
+
+def _providers() -> str:
+    rows = [
+        [
+            f"`{kind}`",
+            str(support.max_recipients or "any"),
+            f"{support.max_request_bytes // 2**20} MB" if support.max_request_bytes else "any",
+            support.tags,
+            "ours" if support.own_message_id else "theirs",
+            support.finds_out,
+        ]
+        for kind, support in SUPPORT.items()
+    ]
+    return _table(["kind", "recipients", "request", "tags become", "Message-ID", "finding out about a doubt"], rows)
+
+
+def _settings() -> str:
+    rows = [[f"`{s.name}`", s.default or "", s.help if s.is_built else f"{s.help} (no effect yet)"] for s in describe()]
+    return _table(["setting", "default", ""], rows)
+
+
+_MAKERS: dict[str, Callable[[], str]] = {"providers": _providers, "settings": _settings}
+
+
+def filled(text: str) -> str:
+    """The text with each marked table as the code has it."""
+    return re.sub(
+        r"(<!-- made by tools/readme.py: (\w+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}{_MAKERS[found[2]]()}\n{found[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text()))
