@@ -185,9 +185,11 @@ class Health:
     FADE_SECONDS = 30.0
     ENOUGH = 20
     """So many answers before "normal" means anything."""
+    GETS_USED_TO_SECONDS = 1800.0
+    """How slowly slower answers become normal."""
 
     def __init__(self, now: float) -> None:
-        self._at = now
+        self._at = self._answered_at = now
         self.error_rate = 0.0
         self._slowness = 0.0  # logarithm of recent / normal
         self._normal = 0.0
@@ -199,8 +201,10 @@ class Health:
         self._answers += 1
         if self._answers == 1:
             self._normal = seconds
-        # What is normal follows a faster provider at once, and a slower one only over thousands of answers.
-        self._normal += (0.05 if seconds < self._normal else 0.0005) * (seconds - self._normal)
+        # What is normal follows a faster provider at once, and a slower one only over half an hour.
+        slower = 1.0 - math.exp((self._answered_at - now) / self.GETS_USED_TO_SECONDS)
+        self._normal += (0.05 if seconds < self._normal else slower) * (seconds - self._normal)
+        self._answered_at = now
         ratio = max(seconds, 0.0001) / max(self._normal, 0.1)
         self._slowness += 0.1 * (math.log(ratio) - self._slowness)
 

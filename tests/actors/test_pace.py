@@ -387,9 +387,9 @@ def test_what_it_knows_fades() -> None:
 
 def test_a_slower_normal_is_learned_in_time() -> None:
     health = healthy()
-    for number in range(20_000):
-        health.good(3, 10 + number / 100)
-    assert health.factor(210) == 1
+    for second in range(7200):
+        health.good(3, 10 + second)
+    assert health.factor(7210) == 1
 
 
 def test_two_with_equal_trouble_share_equally_whatever_is_normal_for_each() -> None:
