@@ -211,4 +211,4 @@ def create_app(
         bodies=Budget(BODY_BYTES_IN_HAND),
         attempt_timeout_limit=min(settings.lease_seconds, settings.grace_seconds) - MARGIN_SECONDS,
     )
-    return create_web(desk)
+    return create_web(desk, docs=settings.docs)

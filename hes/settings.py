@@ -53,7 +53,6 @@ NOT_BUILT_YET = {
     "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
     "HES_TRUSTED_PROXIES": "nothing asks for a client's address",
     "HES_PUBLIC_URL": "nothing links back to HES",
-    "HES_DOCS": "there is no docs page",
     "HES_METRICS": "there are no metrics",
     "OTEL_*": "there is no telemetry",
     "webhook_secret": "no events are read",
@@ -180,7 +179,7 @@ class Settings(Times, frozen=True, kw_only=True):
         return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self.database_url.reveal()).partition("?")[0]
 
     def without_effect(self) -> list[str]:
-        """What was set and does nothing yet, such as `HES_DOCS` or `providers.sendgrid.weight`."""
+        """What was set and does nothing yet, such as `HES_METRICS` or `providers.sendgrid.weight`."""
         own = [name for name in self.given if name in NOT_BUILT_YET or name.startswith("OTEL_")]
         theirs = [f"providers.{p.name}.{key}" for p in self.providers for key in p.given if key in NOT_BUILT_YET]
         return sorted(own) + sorted(theirs)

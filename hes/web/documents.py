@@ -19,8 +19,20 @@ from litestar.openapi.spec.components import Components
 from litestar.types import ControllerRouterHandler
 
 from hes import __version__
+from hes.errors import (
+    CallerError,
+    FieldError,
+    Forbidden,
+    InvalidEmail,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+    Unreadable,
+    UnsupportedType,
+    WrongState,
+)
 from hes.web.email_request import NOT_BUILT, EmailRequest
-from hes.web.problems import MEDIA_TYPE, Problem
+from hes.web.problems import MEDIA_TYPE, Problem, problem_of, unavailable
 from hes.web.requests import ResolveRequest
 from hes.web.views import AcceptedView, EmailView, Health
 
@@ -35,6 +47,17 @@ _TITLES = {
     422: "The content is not acceptable; `errors` names the fields",
     503: "Not available now, and nothing was changed; try again",
 }
+_FAULTS: dict[int, CallerError] = {
+    400: Unreadable("The body is not JSON: trailing comma in object (byte 71)."),
+    401: NotAuthenticated("A key is needed: `Authorization: Bearer <key>`."),
+    403: Forbidden("This key lacks the scope `emails:send`."),
+    404: NotFound("There is no such email."),
+    409: WrongState("The email is sent; it can't be cancelled any more."),
+    413: TooLarge("The body is larger than what is taken here."),
+    415: UnsupportedType("The body must be JSON, with `Content-Type: application/json`."),
+    422: InvalidEmail("`to[2]` is not an address.", [FieldError("to[2]", "is not an address")]),
+}
+"""An example of each error of the caller's, by status."""
 _HEADERS = {
     "202": {"Location": ("Where to read the email: `/v1/emails/{id}`", {"type": "string"})},
     "401": {"WWW-Authenticate": ("How to send a key", {"type": "string"})},
@@ -148,5 +171,14 @@ def _complete(operation: dict[str, Any]) -> None:
     if MEDIA_TYPE not in operation["responses"].get("400", {}).get("content", {MEDIA_TYPE}):
         del operation["responses"]["400"]  # Litestar's guess for whatever has a parameter; ours answer 404 and 422
     for status, response in operation["responses"].items():
+        if MEDIA_TYPE in response.get("content", {}):
+            response["content"][MEDIA_TYPE]["example"] = _example_of(int(status))
         for header, (description, of) in _HEADERS.get(status, {}).items():
             response.setdefault("headers", {})[header] = {"description": description, "schema": of}
+
+
+def _example_of(status: int) -> Any:
+    """An error answer as it looks."""
+    if status == 503:
+        return msgspec.to_builtins(unavailable("The storage is not available now. Try again."))
+    return msgspec.to_builtins(problem_of(_FAULTS[status]))

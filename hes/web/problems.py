@@ -143,9 +143,13 @@ def _storage_error(_request: Request[Any, Any, Any], error: StorageError) -> Res
     return _unavailable("The storage is not available now. Try again; with an Idempotency-Key nothing is sent twice.")
 
 
+def unavailable(detail: str) -> Problem:
+    """What a 503 says."""
+    return Problem(type=_type("Unavailable"), title="Unavailable", status=503, detail=detail)
+
+
 def _unavailable(detail: str, headers: dict[str, str] | None = None) -> Response[bytes]:
-    problem = Problem(type=_type("Unavailable"), title="Unavailable", status=503, detail=detail)
-    return answer(problem, {"Retry-After": str(RETRY_AFTER_SECONDS), **(headers or {})})
+    return answer(unavailable(detail), {"Retry-After": str(RETRY_AFTER_SECONDS), **(headers or {})})
 
 
 def _bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -3,10 +3,11 @@
 from functools import cache
 
 import msgspec
-from litestar import Litestar, Router, get
+from litestar import HttpMethod, Litestar, Router, route
 from litestar.di import Provide
 
 from hes.web.desk import Desk
+from hes.web.docs import docs_router
 from hes.web.documents import describe
 from hes.web.emails import cancel_email, get_email, resolve_email, send_email
 from hes.web.health import is_alive, is_alive_by_head, is_ready, is_ready_by_head
@@ -17,10 +18,10 @@ SMALL_BODY_BYTES = 64 * 1024
 """What a request may carry where no email is handed in."""
 
 
-def create_web(desk: Desk) -> Litestar:
+def create_web(desk: Desk, *, docs: bool = True) -> Litestar:
     """The HTTP application. It owns nothing and starts nothing: whoever makes it has all of it running."""
     return Litestar(
-        [*_routers(desk.max_body_bytes), openapi_json],
+        [*_routers(desk.max_body_bytes), openapi_json, *([docs_router()] if docs else [])],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,  # its routes would take every unknown path with a single segment; see `openapi_json`
@@ -40,7 +41,7 @@ def _routers(max_body_bytes: int) -> list[Router]:
     return [v1, providers, health]
 
 
-@get("/openapi.json", media_type="application/json")
+@route("/openapi.json", http_method=[HttpMethod.GET, HttpMethod.HEAD], media_type="application/json")
 async def openapi_json() -> bytes:
     return _document()
 

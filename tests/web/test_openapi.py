@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from hes.model import Decision, EventType, OnDoubt, Outcome, Reason, Resolution, Status
 from hes.web.email_request import NOT_BUILT
-from hes.web.problems import MEDIA_TYPE
+from hes.web.problems import MEDIA_TYPE, Problem
 from hes.web.routes import _document
 from hes.web.shape import FIELDS
 from tests.web.service import NOWHERE, Service
@@ -61,7 +62,10 @@ def test_every_reference_leads_somewhere() -> None:
 
 @pytest.mark.parametrize(("name", "status", "answer"), ERRORS, ids=lambda value: str(value)[:20])
 def test_every_error_is_a_problem(name: str, status: str, answer: dict[str, Any]) -> None:
-    assert answer["content"] == {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    (content,) = answer["content"].items()
+    assert content[0] == MEDIA_TYPE
+    assert content[1]["schema"] == {"$ref": "#/components/schemas/Problem"}
+    assert msgspec.convert(content[1]["example"], Problem).status == int(status)
     assert ("WWW-Authenticate" in answer.get("headers", {})) == (status == "401")
     assert ("Retry-After" in answer.get("headers", {})) == (status == "503")
 
@@ -100,6 +104,12 @@ def test_the_body_of_a_send_shows_what_is_taken_and_nothing_else() -> None:
     assert set(email["properties"]) == set(FIELDS) - set(NOT_BUILT)
     assert email["required"] == ["from", "subject"]
     assert email["additionalProperties"] is False
+
+
+def test_every_body_has_examples() -> None:
+    for operation in OPERATIONS.values():
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            assert content["examples"]
 
 
 async def test_the_examples_work(hes: Service) -> None:
