@@ -247,7 +247,7 @@ async def test_without_storage_it_is_503_and_says_when_to_try_again(hes: Service
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nowhere", "/v1", "/v1/email", "/v2/emails", f"/v1/emails/{NOWHERE}/x", "/docs"]
+    "path", ["/", "/nowhere", "/v1", "/v1/email", "/v2/emails", f"/v1/emails/{NOWHERE}/x", "/nothing"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "HEAD"])
 async def test_where_there_is_no_route_it_is_404(hes: Service, method: str, path: str) -> None:
