@@ -9,6 +9,7 @@ HesError
 │   ├── Forbidden          403
 │   ├── NotFound           404
 │   ├── WrongState         409
+│   ├── WrongVersion       412
 │   ├── TooLarge           413
 │   ├── UnsupportedType    415
 │   └── Invalid            422: InvalidEmail, KeyReused
@@ -79,6 +80,12 @@ class WrongState(CallerError):
     """The email is in a state that does not allow this."""
 
     status, title = 409, "Wrong state"
+
+
+class WrongVersion(CallerError):
+    """`If-Match` names another version than the one there is (RFC 9110, section 13.1.1)."""
+
+    status, title = 412, "Another version"
 
 
 class TooLarge(CallerError):

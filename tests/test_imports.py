@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "hes").rglob("*.py"))
 
 # The protocols only, never one kind of provider or storage: any kind can then take the place of another.
-KINDLESS = "providers.provider storage.records storage.storage"
+KINDLESS = "providers.provider storage.email_book storage.records storage.storage"
 
 # Area (a file or folder of hes) -> what of hes it may import besides itself. What is not named here, nobody may.
 MAY_IMPORT = {

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from hes.errors import Overloaded
 from hes.model import Clock, GateStatus, OnDoubt
+from hes.storage.email_book import EmailBook
 from hes.storage.storage import Storage
 from hes.web.auth import Authenticator
 
@@ -54,6 +55,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     """Parts, and the settings that hold where the caller says nothing."""
 
     storage: Storage
+    emails: EmailBook
     authenticator: Authenticator
     readiness: Readiness
     gates: Gates

@@ -21,7 +21,7 @@ from litestar.types import ControllerRouterHandler
 from hes import __version__
 from hes.web.email_request import NOT_BUILT, EmailRequest
 from hes.web.problems import MEDIA_TYPE, Problem
-from hes.web.requests import ResolveRequest
+from hes.web.requests import ResolveRequest, SendRequest
 from hes.web.views import AcceptedView, EmailView, Health
 
 _TITLES = {
@@ -30,6 +30,7 @@ _TITLES = {
     403: "The key may not do this",
     404: "There is no such thing here",
     409: "The email's state does not allow it",
+    412: "The email has another version by now",
     413: "The body is too large",
     415: "The body is not JSON",
     422: "The content is not acceptable; `errors` names the fields",
@@ -55,17 +56,22 @@ _FULL = {
 }
 _BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "sendEmail": ("EmailRequest", {"least": _LEAST, "full": _FULL}),
+    "sendBatch": ("BatchRequest", {"two": {"emails": [_LEAST, _FULL]}}),
+    "sendEmailAgain": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
+    "rescheduleEmail": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
     "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
 }
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request with the same key sends nothing twice and gets the first answer again; "
+    "another request with it is refused. Visible ASCII; kept 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "example": "order-17-receipt",
+}
 _PARAMETERS = {
-    "sendEmail": {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "The same request with the same key sends nothing twice and gets the first answer again; "
-        "another request with it is refused. Visible ASCII; kept 24 hours.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-        "example": "order-17-receipt",
-    },
+    "sendEmail": _IDEMPOTENCY_KEY,
+    "sendBatch": _IDEMPOTENCY_KEY,
     "getEmail": {
         "name": "include",
         "in": "query",
@@ -115,9 +121,16 @@ def _config() -> OpenAPIConfig:
 
 
 def _schemas() -> dict[str, Any]:
-    types = [EmailRequest, ResolveRequest, AcceptedView, EmailView, Health, Problem]
+    types = [EmailRequest, SendRequest, ResolveRequest, AcceptedView, EmailView, Health, Problem]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     email = schemas["EmailRequest"]
+    items = {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"$ref": "#/components/schemas/EmailRequest"}}
+    schemas["BatchRequest"] = {
+        "type": "object",
+        "required": ["emails"],
+        "properties": {"emails": items},
+        "additionalProperties": False,
+    }
     for name in NOT_BUILT:
         del email["properties"][name]
     for schema in schemas.values():

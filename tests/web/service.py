@@ -81,6 +81,7 @@ class Service:
         self.gates = FakeGates()
         self.desk = Desk(
             storage=storage,
+            emails=storage,
             authenticator=BootstrapKey(KEY),
             readiness=Readiness(),
             gates=self.gates,

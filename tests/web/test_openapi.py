@@ -42,8 +42,10 @@ async def test_it_is_served_without_a_key_and_is_json(hes: Service) -> None:
 
 def test_every_route_is_in_it() -> None:
     assert {(path, *sorted(methods)) for path, methods in DOCUMENT["paths"].items()} == {
-        ("/v1/emails", "post"),
-        ("/v1/emails/{email_id}", "get"),
+        ("/v1/emails", "get", "post"),
+        ("/v1/emails/batch", "post"),
+        ("/v1/emails/{email_id}", "delete", "get", "patch"),
+        ("/v1/emails/{email_id}/send", "post"),
         ("/v1/emails/{email_id}/cancel", "post"),
         ("/v1/emails/{email_id}/resolve", "post"),
         ("/v1/providers", "get"),
