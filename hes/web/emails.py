@@ -36,7 +36,8 @@ from hes.web.views import AcceptedView, EmailView, accepted_view, email_view
 )
 async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[AcceptedView]:
     """Accept one email: on disk first, then answered."""
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    desk.rates.spend(principal)
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
@@ -95,7 +96,7 @@ def new_email(desk: Desk, principal: Principal, submission: Submission, key: str
     responses=problems(401, 403, 404, 422, 503),
 )
 async def get_email(email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> EmailView:
-    principal = await authorize(desk.authenticator, request.headers, "emails:read")
+    principal = await authorize(desk.authenticator, request, "emails:read")
     include = read_query(request.scope["query_string"], "include").get("include")
     if include not in {None, "content"}:
         raise Invalid("`include` takes only `content`.", [FieldError("include", "must be `content`")])
@@ -116,7 +117,7 @@ async def get_email(email_id: FromPath[str], request: Request[Any, Any, Any], de
 async def cancel_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> EmailView:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await request.body())
     id_ = read_email_id(email_id)
@@ -136,7 +137,7 @@ async def cancel_email(
 async def resolve_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> EmailView:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     require_json(request.headers)
     decision = read_resolve(await request.body())

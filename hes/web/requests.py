@@ -56,6 +56,13 @@ def read_email_id(text: str) -> EmailId:
     return EmailId(text)
 
 
+def read_key_id(text: str) -> str:
+    """Likewise for a key. Raises: NotFound."""
+    if not _ID.fullmatch(text):
+        raise NotFound("There is no such key.")
+    return text
+
+
 def read_query(query: bytes, *known: str) -> dict[str, str]:
     """The parameters of a query string, each at most once.
 
@@ -80,7 +87,7 @@ def read_query(query: bytes, *known: str) -> dict[str, str]:
 
 def read_resolve(raw: bytes) -> Decision:
     """The body of a resolve. Raises: Unreadable, Invalid."""
-    decision = _read_object(raw, "decision").get("decision")
+    decision = read_object(raw, "decision").get("decision")
     if decision not in list(Decision):
         message = 'must be "sent", "resend" or "failed"'
         raise Invalid(f"`decision` {message}.", [FieldError("decision", message)])
@@ -94,10 +101,11 @@ def read_nothing(headers: Headers, raw: bytes) -> None:
     """
     if raw:
         require_json(headers)
-        _read_object(raw)
+        read_object(raw)
 
 
-def _read_object(raw: bytes, *known: str) -> dict[str, Any]:
+def read_object(raw: bytes, *known: str) -> dict[str, Any]:
+    """A JSON object with no other fields than these. Raises: Unreadable, Invalid."""
     try:
         found = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
