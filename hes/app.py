@@ -41,9 +41,10 @@ from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
-from hes.web.auth import BootstrapKey, NoKeys
+from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.desk import Budget, Desk, Readiness
 from hes.web.routes import create_web
+from hes.web.throttle import Rates, WrongKeys
 
 BODY_BYTES_IN_HAND = 128 * 1024 * 1024
 """Of requests together that are being read or written to disk; each takes about three times its size in memory."""
@@ -212,13 +213,22 @@ def sqlite_path(settings: Settings) -> Path:
 
 
 def create_app(
-    settings: Settings, storage: SqlStorage, mailer: Mailer, new_id: NewId, clock: Clock, readiness: Readiness
+    settings: Settings,
+    storage: SqlStorage,
+    mailer: Mailer,
+    new_id: NewId,
+    clock: Clock,
+    readiness: Readiness,
+    stored_keys: StoredKeys,
 ) -> Litestar:
     """The HTTP application over these parts."""
+    bootstrap = settings.bootstrap_key.reveal() if settings.bootstrap_key else None
     desk = Desk(
         storage=storage,
         emails=storage,
-        authenticator=BootstrapKey(settings.bootstrap_key.reveal()) if settings.bootstrap_key else NoKeys(),
+        authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
+        keys=storage.keys,
+        rates=Rates(time.monotonic),
         readiness=readiness,
         gates=mailer.gatekeeper,
         wake=mailer.intake.wake,

@@ -37,9 +37,9 @@ MAY_IMPORT = {
     "storage": "case errors ids interventions lanes model policy routing",
     "actors": f"errors ids model telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
-    "web": f"errors model provider_settings settings telemetry {KINDLESS}",
+    "web": f"errors model provider_settings settings telemetry {KINDLESS} storage.key_records",
     "app": "hes",  # everything: it wires the parts. only serving, __main__ and tests import it
-    "serving": "app errors ids model settings web.desk",  # a process's life, around what app wires
+    "serving": "app errors ids model settings web.api_keys web.desk",  # a process's life, around what app wires
     "__main__": "hes",  # everything
 }
 ONLY_IN = {"pybreaker": "hes/actors/gate.py"}  # its traps are known and avoided in one place

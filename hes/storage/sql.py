@@ -1,11 +1,12 @@
 """What SQLite and Postgres share: all of the storage's verbs, written with SQLAlchemy Core.
 
-A kind of database adds only how a write transaction begins, what time it is, and what its errors mean (`Database`).
+A kind of database adds only how a write transaction begins, what time it is, and what its errors mean
+(`hes.storage.database`).
 """
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -32,7 +33,9 @@ from hes.policy import Policy, holds_lease, words_about_others
 from hes.storage import accepting, accounts, book, tables
 from hes.storage.accounts import Quotas
 from hes.storage.claiming import Claim
+from hes.storage.database import Database
 from hes.storage.groups import GroupCommit
+from hes.storage.keys import KeyStore
 from hes.storage.ledger import Ledger, attempt_of, delivery_of, event_of, load
 from hes.storage.migrations import SCHEMA_VERSION
 from hes.storage.records import (
@@ -49,9 +52,6 @@ from hes.storage.records import (
     Verdict,
     leased,
 )
-
-T = TypeVar("T")
-Work = Callable[[sa.Connection, Millis], T]
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
@@ -77,22 +77,6 @@ _select_expired = (
 )
 
 
-class Database(Protocol):
-    """One kind of database."""
-
-    async def write(self, work: Work[T]) -> T:
-        """Run the work in one write transaction, committed to disk on return; it is given the database's time.
-
-        The work is a plain function: where it runs is the database's affair (SQLite: in a thread of its own, as a
-        whole). It is not cut off when the caller is cancelled. Raises StorageUnavailable, StorageBroken.
-        """
-        ...
-
-    async def read(self, work: Work[T]) -> T:
-        """Run the work on one snapshot."""
-        ...
-
-
 class SqlStorage:
     """`hes.storage.storage.Storage` over a SQL database; see there for what each verb promises.
 
@@ -103,6 +87,7 @@ class SqlStorage:
         self._database = database
         self._policy = policy
         self._new_id = new_id
+        self.keys = KeyStore(database, new_id)
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()

@@ -20,6 +20,7 @@ from litestar.types import ControllerRouterHandler
 
 from hes import __version__
 from hes.web.email_request import NOT_BUILT, EmailRequest
+from hes.web.key_request import KeyRequest
 from hes.web.problems import MEDIA_TYPE, Problem
 from hes.web.requests import ResolveRequest, SendRequest
 from hes.web.views import AcceptedView, EmailView, Health
@@ -34,11 +35,14 @@ _TITLES = {
     413: "The body is too large",
     415: "The body is not JSON",
     422: "The content is not acceptable; `errors` names the fields",
+    429: "Too many emails for this key, or too many wrong keys from this address",
     503: "Not available now, and nothing was changed; try again",
 }
 _HEADERS = {
+    "201": {"Location": ("Where it is: `/v1/keys/{id}`", {"type": "string"})},
     "202": {"Location": ("Where to read the email: `/v1/emails/{id}`", {"type": "string"})},
     "401": {"WWW-Authenticate": ("How to send a key", {"type": "string"})},
+    "429": {"Retry-After": ("Seconds", {"type": "integer"})},
     "503": {"Retry-After": ("Seconds", {"type": "integer"})},
 }
 _LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello Ann"}
@@ -54,12 +58,21 @@ _FULL = {
     "reference": "order 17",
     "on_doubt": "hold",
 }
+_KEY = {
+    "name": "shop",
+    "scopes": ["emails:send"],
+    "sender_domains": ["example.com"],
+    "rate_per_second": 50,
+    "expires_at": "2099-01-31T12:00:00Z",
+    "project": "shop",
+}
 _BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "sendEmail": ("EmailRequest", {"least": _LEAST, "full": _FULL}),
     "sendBatch": ("BatchRequest", {"two": {"emails": [_LEAST, _FULL]}}),
     "sendEmailAgain": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
     "rescheduleEmail": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
     "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
+    "createKey": ("KeyRequest", {"full": _KEY, "test": {"name": "try it", "test": True}}),
 }
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
@@ -82,7 +95,8 @@ _PARAMETERS = {
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The error answers of one operation."""
+    """The error answers of one operation. Where a key is asked for, there may be too many wrong ones."""
+    statuses = tuple(sorted({*statuses, 429})) if 401 in statuses else statuses
     return {
         status: ResponseSpec(Problem, description=_TITLES[status], media_type=MEDIA_TYPE, generate_examples=False)
         for status in statuses
@@ -121,7 +135,7 @@ def _config() -> OpenAPIConfig:
 
 
 def _schemas() -> dict[str, Any]:
-    types = [EmailRequest, SendRequest, ResolveRequest, AcceptedView, EmailView, Health, Problem]
+    types = [EmailRequest, SendRequest, ResolveRequest, KeyRequest, AcceptedView, EmailView, Health, Problem]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     email = schemas["EmailRequest"]
     items = {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"$ref": "#/components/schemas/EmailRequest"}}

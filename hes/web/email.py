@@ -33,7 +33,7 @@ from hes.web.views import EmailView, email_view
 async def get_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
-    principal = await authorize(desk.authenticator, request.headers, "emails:read")
+    principal = await authorize(desk.authenticator, request, "emails:read")
     include = read_query(request.scope["query_string"], "include").get("include")
     if include not in {None, "content"}:
         raise Invalid("`include` takes only `content`.", [FieldError("include", "must be `content`")])
@@ -59,7 +59,7 @@ def _answer(view: EmailView, status_code: int = 200) -> Response[EmailView]:
 async def cancel_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> EmailView:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await request.body())
     id_ = read_email_id(email_id)
@@ -79,7 +79,7 @@ async def cancel_email(
 async def resolve_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> EmailView:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     require_json(request.headers)
     decision = read_resolve(await request.body())
@@ -101,7 +101,7 @@ async def resolve_email(
 async def send_again(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     send_at = read_send_request(request.headers, await request.body(), desk.clock())
     id_ = read_email_id(email_id)
@@ -121,7 +121,7 @@ async def send_again(
 async def reschedule_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     version = read_if_match(request.headers.getall("if-match", []))
     send_at = read_reschedule(request.headers, await request.body(), desk.clock())
@@ -141,6 +141,6 @@ async def reschedule_email(
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 async def erase_email(email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> None:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     await desk.emails.erase(principal.project, read_email_id(email_id))

@@ -32,7 +32,8 @@ from hes.web.views import AcceptedView, accepted_view
 )
 async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[AcceptedView]:
     """Accept one email: on disk first, then answered."""
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    desk.rates.spend(principal)
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)

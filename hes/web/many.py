@@ -66,7 +66,7 @@ class BatchView(Struct, frozen=True):
     responses=problems(401, 403, 422, 503),
 )
 async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> EmailPage:
-    principal = await authorize(desk.authenticator, request.headers, "emails:read")
+    principal = await authorize(desk.authenticator, request, "emails:read")
     page = await desk.emails.list(
         principal.project, read_list_query(read_query(request.scope["query_string"], *_FILTERS))
     )
@@ -149,13 +149,14 @@ def _read_cursor(text: str) -> EmailId:
     responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
 async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[BatchView]:
-    principal = await authorize(desk.authenticator, request.headers, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
     with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
         raw = await request.body()
         items = [_item(desk, principal, one) for one in _read_batch(raw)]
+        desk.rates.spend(principal, sum(isinstance(item, NewEmail) for item in items))
         if not any(isinstance(item, NewEmail) for item in items):
             raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
         of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None

@@ -73,14 +73,14 @@ def read_send_request(headers: Headers, raw: bytes, now: Millis) -> Millis | Non
     if not raw:
         return None
     require_json(headers)
-    text = _read_object(raw, "send_at").get("send_at")
+    text = read_object(raw, "send_at").get("send_at")
     return None if text is None else _send_at(text, now)
 
 
 def read_reschedule(headers: Headers, raw: bytes, now: Millis) -> Millis:
     """The one field that can be changed while scheduled. Raises: UnsupportedType, Unreadable, Invalid."""
     require_json(headers)
-    text = _read_object(raw, "send_at").get("send_at")
+    text = read_object(raw, "send_at").get("send_at")
     if text is None:
         raise Invalid("`send_at` is required.", [FieldError("send_at", "is required")])
     return _send_at(text, now)
@@ -101,6 +101,13 @@ def read_if_match(values: Sequence[str]) -> int | None:
     if len(values) > 1 or match is None:
         raise Unreadable('`If-Match` must be one version, as the `ETag` has it: `If-Match: "4"`.')
     return int(match[1])
+
+
+def read_key_id(text: str) -> str:
+    """Likewise for a key. Raises: NotFound."""
+    if not _ID.fullmatch(text):
+        raise NotFound("There is no such key.")
+    return text
 
 
 def read_query(query: bytes, *known: str) -> dict[str, str]:
@@ -127,7 +134,7 @@ def read_query(query: bytes, *known: str) -> dict[str, str]:
 
 def read_resolve(raw: bytes) -> Decision:
     """The body of a resolve. Raises: Unreadable, Invalid."""
-    decision = _read_object(raw, "decision").get("decision")
+    decision = read_object(raw, "decision").get("decision")
     if decision not in list(Decision):
         message = 'must be "sent", "resend" or "failed"'
         raise Invalid(f"`decision` {message}.", [FieldError("decision", message)])
@@ -141,10 +148,11 @@ def read_nothing(headers: Headers, raw: bytes) -> None:
     """
     if raw:
         require_json(headers)
-        _read_object(raw)
+        read_object(raw)
 
 
-def _read_object(raw: bytes, *known: str) -> dict[str, Any]:
+def read_object(raw: bytes, *known: str) -> dict[str, Any]:
+    """A JSON object with no other fields than these. Raises: Unreadable, Invalid."""
     try:
         found = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -11,6 +11,7 @@ from hes.web.documents import describe
 from hes.web.email import cancel_email, erase_email, get_email, reschedule_email, resolve_email, send_again
 from hes.web.emails import send_email
 from hes.web.health import is_alive, is_alive_by_head, is_ready, is_ready_by_head
+from hes.web.keys import create_key, list_keys, revoke_key
 from hes.web.many import list_emails, send_batch
 from hes.web.problems import EXCEPTION_HANDLERS
 from hes.web.providers import list_providers, pause_provider, reset_provider, resume_provider
@@ -51,8 +52,9 @@ def _routers(max_body_bytes: int) -> list[Router]:
     providers = Router(
         "/v1", route_handlers=[list_providers, pause_provider, resume_provider, reset_provider], tags=["providers"]
     )
+    keys = Router("/v1", route_handlers=[create_key, list_keys, revoke_key], tags=["keys"])
     health = Router("", route_handlers=[is_alive, is_ready, is_alive_by_head, is_ready_by_head], tags=["health"])
-    return [v1, providers, health]
+    return [v1, providers, keys, health]
 
 
 @get("/openapi.json", media_type="application/json")
