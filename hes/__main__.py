@@ -11,7 +11,7 @@ from hes.errors import ConfigError, HesError
 def main() -> None:
     """Exit codes: 0 fine, 1 failed, 2 usage."""
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="hes", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(USAGE)

@@ -89,8 +89,9 @@ def _only(message: EmailMessage, name: str) -> Any:
 
 def _check_header(name: str, header: Any) -> None:
     """What the standard library could only guess, or replaced by something else."""
-    if header.defects:
-        raise CannotExpress(f"the file's {name} header can't be read: {header.defects[0]}")
+    if header.defects or "\N{REPLACEMENT CHARACTER}" in header:
+        why = header.defects[0] if header.defects else "it holds bytes that are no text"
+        raise CannotExpress(f"the file's {name} header can't be read: {why}")
 
 
 def _address(address: Address) -> dict[str, str | None]:
