@@ -38,9 +38,11 @@ MAY_IMPORT = {
     "actors": f"errors ids model telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model provider_settings settings telemetry {KINDLESS} storage.key_records",
-    "app": "hes",  # everything: it wires the parts. only serving, __main__ and tests import it
+    "client": "errors provider_settings",  # a program of its own, over HTTP: nothing of the service
+    "cli": "hes",  # everything: its commands are the service's start, or clients
+    "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
     "serving": "app errors ids model settings web.api_keys web.desk",  # a process's life, around what app wires
-    "__main__": "hes",  # everything
+    "__main__": "cli errors",
 }
 ONLY_IN = {"pybreaker": "hes/actors/gate.py"}  # its traps are known and avoided in one place
 
