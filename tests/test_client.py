@@ -139,7 +139,7 @@ async def test_each_send_has_a_key_of_its_own(call: Caller, stub: Stub) -> None:
 
 
 async def test_a_batch_tells_of_each_email(call: Caller, stub: Stub) -> None:
-    items = [{"status": 202, "id": ID}, {"status": 422, "problem": {"title": "Invalid email"}}]
+    items = [{"status": "queued", "id": ID}, {"problem": {"title": "Invalid email", "status": 422}}]
     stub.answers = [REFUSED, Told(202, {"data": items})]
     assert await call("send_batch", [LEAST, {"from_": "x"}]) == items
     assert stub.asked[1].path == "/v1/emails/batch"

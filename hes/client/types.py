@@ -109,10 +109,11 @@ class Problem(TypedDict):
 
 
 class BatchItem(TypedDict):
-    """What became of one email of a batch: accepted (`status` 202, `id`), or not (`problem`)."""
+    """What became of one email of a batch: accepted (`id`, and `status` as of a single send), or not (`problem`)."""
 
-    status: int
     id: NotRequired[str]
+    status: NotRequired[str]
+    created_at: NotRequired[str]
     problem: NotRequired[Problem]
 
 
