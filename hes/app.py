@@ -32,16 +32,19 @@ from hes.case import Backoff, Rules
 from hes.ids import NewId
 from hes.model import Clock, Ended, Leased, Millis, Monotonic
 from hes.policy import Policy
-from hes.provider_settings import ProviderSettings
+from hes.provider_settings import Kind, ProviderSettings
 from hes.providers import Surroundings, make_provider
+from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
+from hes.routing import OUTBOX
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
-from hes.web.auth import BootstrapKey, NoKeys
+from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.desk import Budget, Desk, Readiness
 from hes.web.routes import create_web
+from hes.web.throttle import Rates, WrongKeys
 
 BODY_BYTES_IN_HAND = 128 * 1024 * 1024
 """Of requests together that are being read or written to disk; each takes about three times its size in memory."""
@@ -63,7 +66,7 @@ class Mailer:
         rng: random.Random,
         monotonic: Monotonic = time.monotonic,
     ) -> None:
-        """`providers`: one for each that the settings name, in their order; closed by `aclose`."""
+        """`providers`: as `make_providers` makes them; closed by `aclose`."""
         trouble = StorageTrouble(monotonic)
         self._senders: dict[str, Sender] = {}
         self.intake = Intake(
@@ -76,12 +79,20 @@ class Mailer:
             rng=rng,
         )
         self.gatekeeper = Gatekeeper(
-            storage, self._senders, self.intake, trouble, daily_quotas=daily_quotas(settings), clock=clock
+            storage,
+            self._senders,
+            self.intake,
+            trouble,
+            names=[one.name for one in settings.providers],
+            daily_quotas=daily_quotas(settings),
+            clock=clock,
         )
-        self._outcomes = Mailbox[Ended](sum(p.max_in_flight for p in settings.providers))
+        configured = {one.name: one for one in all_providers(settings)}
+        self._outcomes = Mailbox[Ended](sum(one.max_in_flight for one in configured.values()))
         self._leased: list[Mailbox[Leased]] = []
         self._providers = providers
-        for one, provider in zip(settings.providers, providers, strict=True):
+        for provider in providers:
+            one = configured[provider.name]
             mailbox = Mailbox[Leased](one.max_in_flight)
             gate = Gate(
                 one.name,
@@ -158,8 +169,18 @@ async def open_storage(
 
 
 def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[Provider]:
+    """One for each that `all_providers` names."""
     around = Surroundings(clock=clock, keep=storage.keep, outbox_dir=settings.outbox_dir)
-    return [make_provider(provider, around) for provider in settings.providers]
+    made = [make_provider(provider, around) for provider in settings.providers]
+    hidden = len(all_providers(settings)) > len(made)
+    return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
+
+
+def all_providers(settings: Settings) -> tuple[ProviderSettings, ...]:
+    """The configured ones, and the built-in outbox of test keys if it is not among them."""
+    if any(provider.name == OUTBOX for provider in settings.providers):
+        return settings.providers
+    return (*settings.providers, ProviderSettings(name=OUTBOX, kind=Kind.OUTBOX))
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -192,12 +213,22 @@ def sqlite_path(settings: Settings) -> Path:
 
 
 def create_app(
-    settings: Settings, storage: SqlStorage, mailer: Mailer, new_id: NewId, clock: Clock, readiness: Readiness
+    settings: Settings,
+    storage: SqlStorage,
+    mailer: Mailer,
+    new_id: NewId,
+    clock: Clock,
+    readiness: Readiness,
+    stored_keys: StoredKeys,
 ) -> Litestar:
     """The HTTP application over these parts."""
+    bootstrap = settings.bootstrap_key.reveal() if settings.bootstrap_key else None
     desk = Desk(
         storage=storage,
-        authenticator=BootstrapKey(settings.bootstrap_key.reveal()) if settings.bootstrap_key else NoKeys(),
+        emails=storage,
+        authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
+        keys=storage.keys,
+        rates=Rates(time.monotonic),
         readiness=readiness,
         gates=mailer.gatekeeper,
         wake=mailer.intake.wake,

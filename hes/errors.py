@@ -9,8 +9,10 @@ HesError
 │   ├── Forbidden          403
 │   ├── NotFound           404
 │   ├── WrongState         409
+│   ├── WrongVersion       412
 │   ├── TooLarge           413
 │   ├── UnsupportedType    415
+│   ├── TooMany            429
 │   └── Invalid            422: InvalidEmail, KeyReused
 └── StorageError           becomes 503, or a pause
     ├── StorageUnavailable nothing was written; the same call may work later
@@ -20,6 +22,7 @@ Exceptions are for what the code at hand can't deal with; outcomes of sending ar
 No text of an error holds a secret, a body or an address.
 """
 
+import math
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -81,6 +84,12 @@ class WrongState(CallerError):
     status, title = 409, "Wrong state"
 
 
+class WrongVersion(CallerError):
+    """`If-Match` names another version than the one there is (RFC 9110, section 13.1.1)."""
+
+    status, title = 412, "Another version"
+
+
 class TooLarge(CallerError):
     status, title = 413, "Too large"
 
@@ -105,6 +114,15 @@ class KeyReused(Invalid):
     """The idempotency key was used with another body."""
 
     title = "Idempotency key reused"
+
+
+class TooMany(CallerError):
+    """Too many requests, or too many wrong keys; `Retry-After` says when to try again."""
+
+    status, title = 429, "Too many requests"
+
+    def __init__(self, detail: str, wait_seconds: float) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(wait_seconds)))})
 
 
 class StorageError(HesError):

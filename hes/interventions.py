@@ -64,6 +64,57 @@ def resolve(case: Case, decision: Decision, now: Millis, by: str) -> Change:
     return Change(queued, (told, timeline.queued(queued, now)), attempts=closed)
 
 
+def send(case: Case, send_at: Millis | None, now: Millis) -> Change:
+    """A person wants it sent: a draft, what is scheduled, or once more what failed or was cancelled.
+
+    `send_at` None: now, or when a draft says itself. Raises WrongState.
+    """
+    delivery = case.delivery
+    if case.open_doubts:
+        raise WrongState("a provider may have taken this email already; it can't be sent again while that is open")
+    cause = next((c for c in (Cause.SEND, Cause.PROMOTE, Cause.SEND_AGAIN) if allows(delivery.status, c)), None)
+    if cause is None:
+        raise WrongState(f"an email that is `{delivery.status}` can't be sent; drafts, scheduled, failed ones can")
+    if cause is Cause.PROMOTE and send_at is not None:
+        return reschedule(case, send_at, now)
+    if cause is Cause.SEND and send_at is None:
+        send_at = delivery.send_at
+    is_later = send_at is not None and send_at > now
+    due_at = max(now, send_at or now)
+    sent = move(
+        delivery,
+        cause,
+        Status.SCHEDULED if is_later else Status.QUEUED,
+        send_at=send_at,
+        due_at=due_at,
+        expires_at=due_at + delivery.expires_in * 1000,
+        tried=(),
+        declined_by=(),  # a person may know better
+        is_retry=False,
+        round=0,
+        lapses=min(delivery.lapses, POISON_LAPSES - 1),
+    )
+    told = timeline.scheduled(sent, EventType.SCHEDULED, now) if is_later else timeline.queued(sent, now)
+    return Change(sent, (told,))
+
+
+def reschedule(case: Case, send_at: Millis, now: Millis) -> Change:
+    """Another time for what is scheduled. Raises WrongState."""
+    delivery = case.delivery
+    if not allows(delivery.status, Cause.RESCHEDULE):
+        raise WrongState(f"an email that is `{delivery.status}` has no time that could be changed")
+    due_at = max(now, send_at)
+    moved = move(
+        delivery,
+        Cause.RESCHEDULE,
+        Status.SCHEDULED if send_at > now else Status.QUEUED,
+        send_at=send_at,
+        due_at=due_at,
+        expires_at=due_at + delivery.expires_in * 1000,
+    )
+    return Change(moved, (timeline.scheduled(moved, EventType.RESCHEDULED, now),))
+
+
 def expire(case: Case, now: Millis) -> Change | None:
     """Its time is over. None: it is not, or nothing follows from it."""
     delivery = case.delivery

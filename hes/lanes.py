@@ -25,6 +25,7 @@ class Lane(Struct, frozen=True, array_like=True):
     declined_by: tuple[str, ...] = ()
     is_retry: bool = False
     """It takes from the retry budget."""
+    is_test: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -41,6 +42,7 @@ def lane_of(delivery: Delivery) -> Lane:
         tuple(sorted(set(delivery.tried))),
         tuple(sorted(set(delivery.declined_by))),
         delivery.is_retry,
+        delivery.is_test,
     )
 
 

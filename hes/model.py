@@ -186,6 +186,10 @@ class Delivery(Struct, frozen=True, kw_only=True):
     stream: str = "default"
     """The caller's label that chooses the route."""
     sender_domain: str = ""
+    is_test: bool = False
+    """Goes into the outbox, whatever else is said."""
+    send_at: Millis | None = None
+    """When the caller wants it sent."""
     status: Status
     reason: Reason | None = None
     due_at: Millis

@@ -23,6 +23,7 @@ from hes.errors import ConfigError
 from hes.ids import id_maker
 from hes.model import Clock
 from hes.settings import Settings
+from hes.web.api_keys import StoredKeys
 from hes.web.desk import Readiness
 
 _log = logging.getLogger("hes")
@@ -59,19 +60,24 @@ async def serve(settings: Settings, *, clock: Clock = now) -> None:
     new_id = id_maker(clock, random.Random())
     for name in settings.without_effect():
         _log.warning("%s is set, but has no effect yet", name)
-    if settings.bootstrap_key is None:
-        _log.warning("HES_BOOTSTRAP_KEY is not set, so nobody can send: set it to 32 or more characters")
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng))
+        if settings.bootstrap_key is None and not await storage.keys.has_admin():
+            _log.warning(
+                "there is no key that could make others, and HES_BOOTSTRAP_KEY is not set: set it to 32 or more "
+                "characters, start again, and make keys with POST /v1/keys"
+            )
+        stored_keys = StoredKeys(storage.keys, clock)
         mailer = Mailer(settings, storage, make_providers(settings, storage, clock), clock, rng)
         stack.push_async_callback(mailer.aclose)
         readiness = Readiness()
-        web = create_app(settings, storage, mailer, new_id, clock, readiness)
+        web = create_app(settings, storage, mailer, new_id, clock, readiness, stored_keys)
         server = Server(
             _uvicorn_config(web, settings), lambda: _log.info("HES %s serves %s", __version__, url_of(listener))
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(stored_keys.run)
         stopped = anyio.Event()
         tasks.start_soon(_serve_web, server, listener, readiness, stopped)
         mailer_ended = anyio.Event()
@@ -137,7 +143,7 @@ def _uvicorn_config(web: Litestar, settings: Settings) -> uvicorn.Config:
         web,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # nobody's X-Forwarded-* is believed
+        proxy_headers=False,  # whose X-Forwarded-For is believed: hes.web.throttle
         lifespan="on",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -51,7 +51,6 @@ NOT_BUILT_YET = {
     "HES_RETENTION_CONTENT": "nothing is deleted",
     "HES_RETENTION_HISTORY": "nothing is deleted",
     "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
-    "HES_TRUSTED_PROXIES": "nothing asks for a client's address",
     "HES_PUBLIC_URL": "nothing links back to HES",
     "HES_METRICS": "there are no metrics",
     "OTEL_*": "there is no telemetry",
@@ -138,7 +137,7 @@ class Settings(Times, frozen=True, kw_only=True):
     ] = None
     public_url: Annotated[str | None, Setting(http_url, "How others reach HES", "https://mail.example.com")] = None
     trusted_proxies: Annotated[
-        tuple[Network, ...], Setting(_networks, "Networks whose X-Forwarded-* is believed", "10.0.0.0/8,fd00::/8")
+        tuple[Network, ...], Setting(_networks, "Networks whose X-Forwarded-For is believed", "10.0.0.0/8,fd00::/8")
     ] = ()
     outbox_dir: Annotated[Path, Setting(_path, "The outbox's Maildir", "./outbox", default="./outbox")] = Path("outbox")
     max_body_bytes: Annotated[int, Setting(whole(1, 2**31), "The largest request body", "31457280")] = 31_457_280

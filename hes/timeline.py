@@ -1,7 +1,7 @@
 """The timeline's entries: what each tells, in which words.
 
-`data` holds, where it applies: `attempt` (its number), `outcome`, `detail`, `reason`, `why`, and `wait_ms`, how long it
-waits before it is due.
+`data` holds, where it applies: `attempt` (its number), `outcome`, `detail`, `reason`, `why`, `send_at` (milliseconds
+since 1970; callers see RFC 3339), and `wait_ms`, how long it waits before it is due.
 """
 
 from typing import Any
@@ -25,6 +25,10 @@ def queued(delivery: Delivery, now: Millis, attempt: Attempt | None = None, why:
     return entry(
         delivery, EventType.QUEUED, now, provider, **_about(attempt), why=why, wait_ms=max(0, delivery.due_at - now)
     )
+
+
+def scheduled(delivery: Delivery, type_: EventType, now: Millis) -> Event:
+    return entry(delivery, type_, now, send_at=delivery.send_at)
 
 
 def held(delivery: Delivery, now: Millis, attempt: Attempt | None = None) -> Event:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "hes").rglob("*.py"))
 
 # The protocols only, never one kind of provider or storage: any kind can then take the place of another.
-KINDLESS = "providers.provider storage.records storage.storage"
+KINDLESS = "providers.provider storage.email_book storage.records storage.storage"
 
 # Area (a file or folder of hes) -> what of hes it may import besides itself. What is not named here, nobody may.
 MAY_IMPORT = {
@@ -37,10 +37,12 @@ MAY_IMPORT = {
     "storage": "case errors ids interventions lanes model policy routing",
     "actors": f"errors ids model telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
-    "web": f"errors model provider_settings settings telemetry {KINDLESS}",
-    "app": "hes",  # everything: it wires the parts. only serving, __main__ and tests import it
-    "serving": "app errors ids model settings web.desk",  # a process's life, around what app wires
-    "__main__": "hes",  # everything
+    "web": f"errors model provider_settings settings telemetry {KINDLESS} storage.key_records",
+    "client": "errors provider_settings",  # a program of its own, over HTTP: nothing of the service
+    "cli": "hes",  # everything: its commands are the service's start, or clients
+    "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
+    "serving": "app errors ids model settings web.api_keys web.desk",  # a process's life, around what app wires
+    "__main__": "cli errors",
 }
 ONLY_IN = {"pybreaker": "hes/actors/gate.py"}  # its traps are known and avoided in one place
 

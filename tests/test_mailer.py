@@ -56,3 +56,31 @@ async def test_a_stop_while_a_lease_is_being_made_makes_no_doubt(tmp_path: Path)
         stored = await storage.read(email.project, email.id)
         assert stored.delivery.status == "sent"
         assert [attempt.outcome for attempt in stored.attempts] == ["accepted"]
+
+
+async def test_what_a_test_key_sends_goes_into_the_database_and_nowhere_else(tmp_path: Path) -> None:
+    """Whatever providers are configured, and however they stand."""
+    settings = load(
+        {},
+        {
+            "HES_DATABASE_URL": f"sqlite:///{tmp_path}/hes.db",
+            "HES_PROVIDERS": "sendgrid://K@default?base_url=http%3A%2F%2F127.0.0.1%3A9",
+            "HES_OUTBOX_DIR": f"{tmp_path}/out",
+        },
+        tmp_path,
+    )
+    rng = random.Random(1)
+    async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
+        mailer = Mailer(settings, storage, make_providers(settings, storage, now), now, rng)
+        email = an_email(id=EmailId("0190"))
+        await storage.accept(NewEmail(email=email, on_doubt=settings.on_doubt, expires_in=60, is_test=True))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mailer.run)
+            with anyio.fail_after(10):
+                while (stored := await storage.read(email.project, email.id)).delivery.status != "sent":
+                    pass
+            assert [status.name for status in await mailer.gatekeeper.status()] == ["sendgrid"]
+            mailer.stop()
+        await mailer.aclose()
+        assert (stored.delivery.provider, stored.delivery.is_test) == ("outbox", True)
+        assert not (tmp_path / "out").exists()

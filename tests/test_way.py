@@ -22,6 +22,7 @@ from hes.providers import Surroundings, make_provider
 from hes.settings import Settings, load
 from hes.storage.records import Settled
 from hes.storage.sql import SqlStorage
+from hes.web.api_keys import StoredKeys
 from hes.web.desk import Readiness
 from tests.fakes.faults import FakeServer
 from tests.fakes.sendgrid import KEY, SendGridRules
@@ -50,7 +51,9 @@ def make_mailer(settings: Settings, storage: SqlStorage) -> Mailer:
 
 @asynccontextmanager
 async def client(settings: Settings, storage: SqlStorage, mailer: Mailer) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, storage, mailer, id_maker(now, random.Random(2)), now, Readiness())
+    app = create_app(
+        settings, storage, mailer, id_maker(now, random.Random(2)), now, Readiness(), StoredKeys(storage.keys, now)
+    )
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://hes", headers=headers) as web:

@@ -6,7 +6,7 @@ into the queue. And an operator's word goes to disk first, then to the gate.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import anyio
 from msgspec.structs import replace
@@ -37,6 +37,7 @@ class Gatekeeper:
         intake: Intake,
         trouble: StorageTrouble,
         *,
+        names: Sequence[str],
         daily_quotas: Mapping[str, int],
         clock: Clock,
     ) -> None:
@@ -44,6 +45,7 @@ class Gatekeeper:
         self._senders = senders
         self._intake = intake
         self._trouble = trouble
+        self._names = names
         self._daily_quotas = daily_quotas
         self._clock = clock
         self._woken = anyio.Event()
@@ -140,7 +142,7 @@ class Gatekeeper:
         """How each provider stands, in the order of the configuration."""
         await self._loaded()
         used = await self._storage.quotas_used()
-        return [self._with_quota(sender.status(), used) for sender in self._senders.values()]
+        return [self._with_quota(self._senders[name].status(), used) for name in self._names]
 
     def _with_quota(self, status: GateStatus, used: Mapping[str, int]) -> GateStatus:
         quota = self._daily_quotas.get(status.name)

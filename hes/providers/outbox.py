@@ -29,11 +29,10 @@ class Outbox:
     )
     render_version = mime.RENDER_VERSION
 
-    def __init__(self, name: str, keep: Keep, maildir: Path) -> None:
-        if maildir.exists() and not maildir.is_dir():
-            raise ConfigError(f"HES_OUTBOX_DIR: {maildir} is not a folder. Example: HES_OUTBOX_DIR=./outbox")
-        if not maildir.absolute().parent.is_dir():
-            raise ConfigError(f"HES_OUTBOX_DIR: {maildir.parent} does not exist. Example: HES_OUTBOX_DIR=./outbox")
+    def __init__(self, name: str, keep: Keep, maildir: Path | None) -> None:
+        """`maildir` None: in the database only."""
+        if maildir is not None:
+            _check(maildir)
         self.name = name
         self._keep = keep
         self._maildir = maildir
@@ -43,7 +42,8 @@ class Outbox:
         message = await anyio.to_thread.run_sync(mime.render, email, attempt_id)
         try:
             with anyio.fail_after(timeout_seconds):
-                await anyio.to_thread.run_sync(_write, self._maildir, email.id, message)
+                if self._maildir is not None:
+                    await anyio.to_thread.run_sync(_write, self._maildir, email.id, message)
                 await self._keep(email.id, attempt_id, message)
         except TimeoutError:
             return Answer(outcome=Outcome.IN_DOUBT, detail="the disk did not answer in time")
@@ -56,6 +56,13 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Nothing is open."""
+
+
+def _check(maildir: Path) -> None:
+    if maildir.exists() and not maildir.is_dir():
+        raise ConfigError(f"HES_OUTBOX_DIR: {maildir} is not a folder. Example: HES_OUTBOX_DIR=./outbox")
+    if not maildir.absolute().parent.is_dir():
+        raise ConfigError(f"HES_OUTBOX_DIR: {maildir.parent} does not exist. Example: HES_OUTBOX_DIR=./outbox")
 
 
 def _write(maildir: Path, email_id: EmailId, message: bytes) -> None:

@@ -1,21 +1,25 @@
 """Accepting: from a checked email to its rows, many emails in one transaction."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 import sqlalchemy as sa
 
 from hes.errors import KeyReused
 from hes.ids import NewId
-from hes.model import Delivery, Email, Event, EventType, Millis, Status
+from hes.model import Delivery, Email, EmailId, Event, EventType, Millis, Status
 from hes.storage import tables
 from hes.storage.batches import Insert, Row
 from hes.storage.ledger import delivery_row, event_row
-from hes.storage.records import Accepted, IdempotencyKey, NewEmail
+from hes.storage.records import Accepted, BatchItem, IdempotencyKey, NewEmail
 
 KEY_LIFETIME_MS = 24 * 3600 * 1000
 
 _encode = msgspec.json.Encoder().encode
+_decode_accepted = msgspec.json.Decoder(Accepted).decode
+_decode_batch = msgspec.json.Decoder(list[BatchItem]).decode
+_log = logging.getLogger("hes.storage")
 
 _insert_emails = Insert(tables.emails)
 _insert_deliveries = Insert(tables.deliveries)
@@ -34,78 +38,137 @@ def write(
 
     An email whose key was used before is not written: it gets the first answer, or KeyReused.
     """
-    known = _keys_in_use(connection, now, group)
+    known = _keys_in_use(connection, now, [(new.email.project, new.key.value) for new in group if new.key])
     answers: list[Accepted | Exception] = []
     fresh: list[NewEmail] = []
     for new in group:
-        if new.key is None:
-            fresh.append(new)
-            answers.append(_accepted(new, now))
-            continue
-        name = (new.email.project, new.key.value)
-        if name in known:
-            answers.append(_repeated(new, *known[name]))
-            continue
         accepted = _accepted(new, now)
-        known[name] = (new.key.request_hash, accepted)
+        if new.key is not None:
+            name = (new.email.project, new.key.value)
+            if name in known:
+                answers.append(_repeated(new.key, *known[name]))
+                continue
+            known[name] = (new.key.request_hash, _encode(accepted))
         fresh.append(new)
         answers.append(accepted)
     if fresh:
-        _insert(connection, now, fresh, new_id)
+        insert(connection, now, fresh, new_id)
+        keyed = [(new.email.project, new.key, _encode(_accepted(new, now))) for new in fresh if new.key is not None]
+        _insert_keys_of(connection, now, keyed)
     return answers
 
 
+def write_batch(
+    connection: sa.Connection,
+    now: Millis,
+    project: str,
+    items: Sequence[NewEmail | BatchItem],
+    key: IdempotencyKey | None,
+    new_id: NewId,
+) -> list[BatchItem]:
+    """Write one request of many emails in the caller's transaction; an answer for each, in order. Raises KeyReused."""
+    if key is not None and (known := _keys_in_use(connection, now, [(project, key.value)])):
+        [(request_hash, answer)] = known.values()
+        if key.request_hash != request_hash:
+            raise _reused()
+        return _decode_batch(answer)
+    bad = _insert_what_can_be(connection, now, [item for item in items if isinstance(item, NewEmail)], new_id)
+    answers = [_answer_of(item, now, bad) for item in items]
+    if key is not None:
+        _insert_keys_of(connection, now, [(project, key, _encode(answers))])
+    return answers
+
+
+def _answer_of(item: NewEmail | BatchItem, now: Millis, bad: Collection[EmailId]) -> BatchItem:
+    if isinstance(item, BatchItem):
+        return item
+    if item.email.id in bad:
+        detail = "This email can't be stored."
+        problem = {"type": "urn:hes:problem:invalid-email", "title": "Invalid email", "status": 422, "detail": detail}
+        return BatchItem(problem=problem)
+    return BatchItem(accepted=_accepted(item, now))
+
+
+def _insert_what_can_be(
+    connection: sa.Connection, now: Millis, news: Sequence[NewEmail], new_id: NewId
+) -> set[EmailId]:
+    """All at once; if the database refuses one of them, one by one. Returns those that it refuses."""
+    if not news:
+        return set()
+    try:
+        with connection.begin_nested():
+            insert(connection, now, news, new_id)
+    except (sa.exc.IntegrityError, sa.exc.DataError):
+        if len(news) == 1:
+            _log.exception("email %s can't be stored", news[0].email.id)
+            return {news[0].email.id}
+        return {bad for new in news for bad in _insert_what_can_be(connection, now, [new], new_id)}
+    return set()
+
+
+def _status(new: NewEmail, now: Millis) -> Status:
+    if new.is_draft:
+        return Status.DRAFT
+    return Status.SCHEDULED if new.send_at is not None and new.send_at > now else Status.QUEUED
+
+
 def _accepted(new: NewEmail, now: Millis) -> Accepted:
-    return Accepted(new.email.id, Status.QUEUED, now)
+    return Accepted(new.email.id, _status(new, now), now)
 
 
-def _repeated(new: NewEmail, request_hash: bytes, first: Accepted) -> Accepted | KeyReused:
-    if new.key is not None and new.key.request_hash == request_hash:
-        return first
+def _repeated(key: IdempotencyKey, request_hash: bytes, answer: bytes) -> Accepted | KeyReused:
+    return _decode_accepted(answer) if key.request_hash == request_hash else _reused()
+
+
+def _reused() -> KeyReused:
     detail = "this Idempotency-Key was used with another body; take a new key for a new email"
     return KeyReused(detail)
 
 
 def _keys_in_use(
-    connection: sa.Connection, now: Millis, group: Sequence[NewEmail]
-) -> dict[tuple[str, str], tuple[bytes, Accepted]]:
-    """What the group's keys were used for, by (project, key). Outlived ones are removed on the way."""
-    names = sorted({(new.email.project, new.key.value) for new in group if new.key is not None})
+    connection: sa.Connection, now: Millis, names: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """What these keys were used for, by (project, key): request hash and answer. Outlived ones are removed."""
     if not names:
         return {}
     keys = tables.idempotency.c
     found = connection.execute(
         sa.select(keys.project, keys.key, keys.request_hash, keys.answer, keys.created_at).where(
-            sa.tuple_(keys.project, keys.key).in_(names)
+            sa.tuple_(keys.project, keys.key).in_(sorted(set(names)))
         )
     )
-    known: dict[tuple[str, str], tuple[bytes, Accepted]] = {}
+    known: dict[tuple[str, str], tuple[bytes, bytes]] = {}
     outlived = []
     for project, key, request_hash, answer, created_at in found:
         if created_at <= now - KEY_LIFETIME_MS:
             outlived.append({"of_project": project, "of_key": key})
         else:
-            known[project, key] = (request_hash, msgspec.json.decode(answer, type=Accepted))
+            known[project, key] = (request_hash, answer.encode())
     if outlived:
         connection.execute(_forget_key, outlived)
     return known
 
 
-def _insert(connection: sa.Connection, now: Millis, fresh: Sequence[NewEmail], new_id: NewId) -> None:
+def insert(connection: sa.Connection, now: Millis, fresh: Sequence[NewEmail], new_id: NewId) -> None:
+    """Emails, deliveries, recipients and the beginning of their timelines."""
     stored = [(new, _encode(new.email)) for new in fresh]
     _insert_emails.run(connection, [_email_row(new, content, now) for new, content in stored])
     _insert_deliveries.run(connection, [delivery_row(new_delivery(new, len(content), now)) for new, content in stored])
     _insert_recipients.run(connection, [row for new in fresh for row in _recipient_rows(new.email)])
-    _insert_events.run(
-        connection,
-        [
-            event_row(Event(email_id=new.email.id, type=type_, at=now), new_id())
-            for new in fresh
-            for type_ in (EventType.CREATED, EventType.QUEUED)
-        ],
-    )
-    # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
-    _insert_keys.run(connection, sorted(_key_row(new, new.key, now) for new in fresh if new.key is not None))
+    _insert_events.run(connection, [event_row(event, new_id()) for new in fresh for event in first_events(new, now)])
+
+
+def first_events(new: NewEmail, now: Millis) -> list[Event]:
+    """How a timeline begins."""
+    created = Event(email_id=new.email.id, type=EventType.CREATED, at=now)
+    match _status(new, now):
+        case Status.DRAFT:
+            return [created]
+        case Status.SCHEDULED:
+            data = {"send_at": new.send_at}
+            return [created, Event(email_id=new.email.id, type=EventType.SCHEDULED, at=now, data=data)]
+        case _:
+            return [created, Event(email_id=new.email.id, type=EventType.QUEUED, at=now)]
 
 
 def _email_row(new: NewEmail, content: bytes, now: Millis) -> Row:
@@ -118,15 +181,18 @@ def _email_row(new: NewEmail, content: bytes, now: Millis) -> Row:
 
 
 def new_delivery(new: NewEmail, size_bytes: int, now: Millis) -> Delivery:
-    """The order to get it out, as it is accepted: due at once."""
+    """The order to get it out, as it is accepted. A draft's time begins when it is sent."""
+    due_at = max(now, new.send_at or now)
     return Delivery(
         email_id=new.email.id,
         project=new.email.project,
         stream=new.stream,
         sender_domain=new.email.sender.domain,
-        status=Status.QUEUED,
-        due_at=now,
-        expires_at=now + new.expires_in * 1000,
+        is_test=new.is_test,
+        status=_status(new, now),
+        send_at=new.send_at,
+        due_at=due_at,
+        expires_at=due_at + new.expires_in * 1000,
         expires_in=new.expires_in,
         on_doubt=new.on_doubt,
         attempt_timeout=new.attempt_timeout,
@@ -143,5 +209,7 @@ def _recipient_rows(email: Email) -> list[Row]:
     ]
 
 
-def _key_row(new: NewEmail, key: IdempotencyKey, now: Millis) -> Row:
-    return new.email.project, key.value, key.request_hash, _encode(_accepted(new, now)).decode(), now
+def _insert_keys_of(connection: sa.Connection, now: Millis, keyed: Iterable[tuple[str, IdempotencyKey, bytes]]) -> None:
+    # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
+    rows = sorted((project, key.value, key.request_hash, answer.decode(), now) for project, key, answer in keyed)
+    _insert_keys.run(connection, rows)

@@ -1,5 +1,7 @@
 """What goes into a storage and comes out of it: the structs that the protocol's methods take and give."""
 
+from typing import Any
+
 from msgspec import Struct
 
 from hes.case import Change
@@ -38,6 +40,11 @@ class NewEmail(Struct, frozen=True, kw_only=True):
     own_providers: tuple[str, ...] = ()
     reference: str | None = None
     stream: str = "default"
+    send_at: Millis | None = None
+    """Not sent before, by the storage's clock."""
+    is_draft: bool = False
+    """Only stored, until somebody says that it is to be sent."""
+    is_test: bool = False
     key: IdempotencyKey | None = None
 
 
@@ -47,6 +54,13 @@ class Accepted(Struct, frozen=True):
     id: EmailId
     status: Status
     created_at: Millis
+
+
+class BatchItem(Struct, frozen=True, omit_defaults=True):
+    """What became of one email of a batch: it was accepted, or there is a problem with it, as the caller is told."""
+
+    accepted: Accepted | None = None
+    problem: dict[str, Any] | None = None
 
 
 class Leases(Struct, frozen=True):
@@ -88,6 +102,34 @@ class Recipient(Struct, frozen=True):
     kind: str
     status: Status | None = None
     reason: Reason | None = None
+
+
+class ListQuery(Struct, frozen=True, kw_only=True):
+    """Which emails of a project, newest first. None: any."""
+
+    status: Status | None = None
+    reason: Reason | None = None
+    to: str | None = None
+    """An address among the recipients; likewise `sender`: as it is stored, lower case does not matter."""
+    sender: str | None = None
+    tag: str | None = None
+    """`key:value`, or a key alone."""
+    reference: str | None = None
+    provider: str | None = None
+    created_after: Millis | None = None
+    """From then on."""
+    created_before: Millis | None = None
+    """Before then."""
+    limit: int = 50
+    before: EmailId | None = None
+    """Only those that are older than this one."""
+
+
+class Page(Struct, frozen=True):
+    """Some emails, without attempts, events and content."""
+
+    emails: tuple["StoredEmail", ...]
+    more: bool
 
 
 class StoredEmail(Struct, frozen=True, kw_only=True):

@@ -1,11 +1,12 @@
 """What SQLite and Postgres share: all of the storage's verbs, written with SQLAlchemy Core.
 
-A kind of database adds only how a write transaction begins, what time it is, and what its errors mean (`Database`).
+A kind of database adds only how a write transaction begins, what time it is, and what its errors mean
+(`hes.storage.database`).
 """
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -25,21 +26,32 @@ from hes.model import (
     Fact,
     FactKey,
     Millis,
-    Reason,
     Room,
     Status,
 )
 from hes.policy import Policy, holds_lease, words_about_others
-from hes.storage import accepting, accounts, tables
+from hes.storage import accepting, accounts, book, tables
 from hes.storage.accounts import Quotas
 from hes.storage.claiming import Claim
+from hes.storage.database import Database
 from hes.storage.groups import GroupCommit
+from hes.storage.keys import KeyStore
 from hes.storage.ledger import Ledger, attempt_of, delivery_of, event_of, load
 from hes.storage.migrations import SCHEMA_VERSION
-from hes.storage.records import Accepted, Leases, NewEmail, Recipient, Settled, StoredEmail, Swept, Verdict, leased
-
-T = TypeVar("T")
-Work = Callable[[sa.Connection, Millis], T]
+from hes.storage.records import (
+    Accepted,
+    BatchItem,
+    IdempotencyKey,
+    Leases,
+    ListQuery,
+    NewEmail,
+    Page,
+    Settled,
+    StoredEmail,
+    Swept,
+    Verdict,
+    leased,
+)
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
@@ -65,22 +77,6 @@ _select_expired = (
 )
 
 
-class Database(Protocol):
-    """One kind of database."""
-
-    async def write(self, work: Work[T]) -> T:
-        """Run the work in one write transaction, committed to disk on return; it is given the database's time.
-
-        The work is a plain function: where it runs is the database's affair (SQLite: in a thread of its own, as a
-        whole). It is not cut off when the caller is cancelled. Raises StorageUnavailable, StorageBroken.
-        """
-        ...
-
-    async def read(self, work: Work[T]) -> T:
-        """Run the work on one snapshot."""
-        ...
-
-
 class SqlStorage:
     """`hes.storage.storage.Storage` over a SQL database; see there for what each verb promises.
 
@@ -91,6 +87,7 @@ class SqlStorage:
         self._database = database
         self._policy = policy
         self._new_id = new_id
+        self.keys = KeyStore(database, new_id)
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
@@ -104,6 +101,14 @@ class SqlStorage:
     async def _accept_group(self, group: Sequence[NewEmail]) -> list[Accepted | Exception]:
         def work(connection: sa.Connection, now: Millis) -> list[Accepted | Exception]:
             return accepting.write(connection, now, group, self._new_id)
+
+        return await self._database.write(work)
+
+    async def accept_batch(
+        self, project: str, items: Sequence[NewEmail | BatchItem], key: IdempotencyKey | None
+    ) -> list[BatchItem]:
+        def work(connection: sa.Connection, now: Millis) -> list[BatchItem]:
+            return accepting.write_batch(connection, now, project, items, key, self._new_id)
 
         return await self._database.write(work)
 
@@ -247,6 +252,26 @@ class SqlStorage:
             needs_content=decision is Decision.RESEND,
         )
 
+    async def send(self, project: str, email_id: EmailId, send_at: Millis | None) -> None:
+        await self._decide(
+            project, email_id, lambda case, now: interventions.send(case, send_at, now), needs_content=True
+        )
+
+    async def reschedule(self, project: str, email_id: EmailId, send_at: Millis, version: int | None) -> None:
+        def decide(case: Case, now: Millis) -> Change:
+            book.check_version(case.delivery, version)
+            return interventions.reschedule(case, send_at, now)
+
+        await self._decide(project, email_id, decide)
+
+    async def erase(self, project: str, email_id: EmailId) -> None:
+        def work(connection: sa.Connection, now: Millis) -> None:
+            ledger = load(connection, [email_id])
+            book.erase(connection, now, project, email_id, ledger)
+            ledger.write(connection, self._new_id)
+
+        await self._database.write(work)
+
     async def _decide(
         self,
         project: str,
@@ -257,12 +282,11 @@ class SqlStorage:
     ) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
             ledger = load(connection, [email_id])
-            case = ledger.case(email_id)
-            if case is None or case.delivery.project != project:
-                raise not_found(email_id)
+            book.owned(ledger, project, email_id)
             if needs_content and not _contents(connection, [email_id]):
                 raise WrongState("the content of this email was erased, so it can't be sent again")
-            ledger.change(decide(case, now))
+            if (case := ledger.case(email_id)) is not None:
+                ledger.change(decide(case, now))
             ledger.write(connection, self._new_id)
 
         await self._database.write(work)
@@ -289,12 +313,15 @@ class SqlStorage:
                 reference=email["reference"],
                 stream=email["stream"],
                 email=_decode_email(content) if content is not None else None,
-                recipients=tuple(_recipient(row) for row in recipients),
+                recipients=tuple(book.recipient_of(row) for row in recipients),
                 attempts=tuple(attempt_of(row) for row in attempts),
                 events=tuple(event_of(row) for row in events),
             )
 
         return await self._database.read(work)
+
+    async def list(self, project: str, query: ListQuery) -> Page:
+        return await self._database.read(lambda connection, _now: book.page(connection, project, query))
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
@@ -359,12 +386,3 @@ def _contents(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[E
         except msgspec.MsgspecError:
             _log.exception("the stored content of email %s can't be read; it is not sent", email_id)
     return emails
-
-
-def _recipient(row: sa.RowMapping) -> Recipient:
-    return Recipient(
-        address=Address(row["email"], row["name"]),
-        kind=row["kind"],
-        status=Status(row["status"]) if row["status"] else None,
-        reason=Reason(row["reason"]) if row["reason"] else None,
-    )

@@ -30,7 +30,8 @@ from hes.ids import NewId
 from hes.model import Clock
 from hes.policy import Policy
 from hes.storage import migrations
-from hes.storage.sql import SqlStorage, Work
+from hes.storage.database import Work
+from hes.storage.sql import SqlStorage
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ def sync_engine(path: Path) -> sa.Engine:
 
 
 class SqliteDatabase:
-    """`hes.storage.sql.Database` over one file; use it as an async context manager."""
+    """`hes.storage.database.Database` over one file; use it as an async context manager."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         url = sa.URL.create("sqlite+aiosqlite", database=str(path))

@@ -8,7 +8,7 @@ process. Nothing here is called with a lock or a transaction held, and none is h
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Room
+from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Millis, Room
 from hes.storage.records import Accepted, Leases, NewEmail, Settled, StoredEmail, Swept
 
 
@@ -89,6 +89,13 @@ class Storage(Protocol):
         """Write down what a person decided about an email that is held or in doubt, and who it was.
 
         Raises: NotFound, WrongState (also for `resend` when the content is gone).
+        """
+        ...
+
+    async def send(self, project: str, email_id: EmailId, send_at: Millis | None) -> None:
+        """Send a draft, promote or reschedule what is scheduled, send again what failed or was cancelled.
+
+        `send_at` None: now, or for a draft when it says itself. Raises: NotFound, WrongState.
         """
         ...
 

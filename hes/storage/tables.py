@@ -35,6 +35,8 @@ emails = sa.Table(
     sa.Column("stream", sa.Text, nullable=False),
     sa.Column("message_id", sa.Text, nullable=False),
     sa.Column("content", sa.LargeBinary),  # hes.model.Email as JSON; NULL once erased
+    sa.Index("emails_project", "project", "id"),
+    _partial("emails_reference", ["project", "reference", "id"], "reference IS NOT NULL"),
 )
 
 deliveries = sa.Table(
@@ -64,6 +66,8 @@ deliveries = sa.Table(
     sa.Column("stream", sa.Text, nullable=False, server_default="default"),
     sa.Column("sender_domain", sa.Text, nullable=False, server_default=""),
     sa.Column("is_retry", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("is_test", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("send_at", sa.BigInteger),
     _partial("deliveries_waiting", ["lane", "due_at"], IS_WAITING),
     _partial("deliveries_leased", ["lease_ends_at"], IS_LEASED),
     _partial("deliveries_expiring", ["expires_at"], CAN_EXPIRE),
@@ -80,6 +84,7 @@ recipients = sa.Table(
     sa.Column("name", sa.Text),
     sa.Column("status", sa.Text),  # NULL: as the email
     sa.Column("reason", sa.Text),
+    sa.Index("recipients_email", "email", "email_id"),
     sqlite_with_rowid=False,
 )
 

@@ -1,16 +1,14 @@
 """Who is calling: from the Authorization header to a `Principal`, and what that one may do.
 
 Keys come in a header and nowhere else: a URL ends up in logs. No answer repeats what was sent, and a key is never
-refused for its shape, only because its hash is not known.
-Not here: limits on the number of wrong keys, which are the reverse proxy's or a later issue's.
+refused for its shape, only because its hash is not known. Which keys there are: `hes.web.api_keys`.
 """
 
 import base64
 import binascii
-import hashlib
-import hmac
-from typing import Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, get_args
 
+from litestar import Request
 from litestar.datastructures import Headers
 from msgspec import Struct
 
@@ -31,6 +29,8 @@ class Principal(Struct, frozen=True, kw_only=True):
     scopes: frozenset[KeyScope]
     sender_domains: tuple[str, ...] = ()
     """The only domains this one may send from, in lower case. Empty: any."""
+    rate_per_second: float | None = None
+    """How many emails it may send; None: any number."""
     test: bool = False
     """What it sends goes to the outbox only."""
 
@@ -40,35 +40,14 @@ class Principal(Struct, frozen=True, kw_only=True):
 
 
 class Authenticator(Protocol):
-    """Finds out who is calling; API keys, JWTs and the bootstrap key are one each."""
+    """Finds out who is calling; API keys are one kind, JWTs will be another."""
 
-    async def __call__(self, headers: Headers) -> Principal:
-        """Raises: NotAuthenticated, with the `WWW-Authenticate` header that goes with a 401; StorageUnavailable."""
+    async def __call__(self, request: Request[Any, Any, Any]) -> Principal:
+        """Reads the headers and the client's address, and never the URL or the body.
+
+        Raises: NotAuthenticated, with the `WWW-Authenticate` header that goes with a 401; TooMany; StorageUnavailable.
+        """
         ...
-
-
-class BootstrapKey:
-    """The one key out of `HES_BOOTSTRAP_KEY`: all scopes of project `default`. Keeps only its hash."""
-
-    def __init__(self, key: str) -> None:
-        self._digest = _digest(key.encode())
-        self._principal = Principal(key_id="bootstrap", project="default", scopes=ALL_SCOPES)
-
-    async def __call__(self, headers: Headers) -> Principal:
-        """The principal of the bootstrap key, if one of the header's candidates is that key."""
-        matches = [hmac.compare_digest(_digest(key), self._digest) for key in read_keys(headers)]
-        if not any(matches):
-            raise not_authenticated("This key is not known.")
-        return self._principal
-
-
-class NoKeys:
-    """Nobody gets in: there is no key at all."""
-
-    async def __call__(self, headers: Headers) -> Principal:
-        """Always NotAuthenticated."""
-        del headers
-        raise not_authenticated("No key is configured: set HES_BOOTSTRAP_KEY to 32 or more characters and start again.")
 
 
 def read_keys(headers: Headers) -> tuple[bytes, ...]:
@@ -110,13 +89,9 @@ def _basic(credentials: bytes) -> tuple[bytes, ...]:
     return user, password
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-async def authorize(authenticator: Authenticator, headers: Headers, scope: KeyScope) -> Principal:
-    """Who is calling, if that one has the scope. Raises: NotAuthenticated, Forbidden, StorageUnavailable."""
-    principal = await authenticator(headers)
+async def authorize(authenticator: Authenticator, request: Request[Any, Any, Any], scope: KeyScope) -> Principal:
+    """Who is calling, if that one has the scope. Raises: NotAuthenticated, TooMany, Forbidden, StorageUnavailable."""
+    principal = await authenticator(request)
     if not principal.allow(scope):
         raise Forbidden(f"This key lacks the scope `{scope}`.")
     return principal

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import msgspec
 from msgspec import Struct
 
-from hes.model import Address, Attachment, OnDoubt
+from hes.model import Address, Attachment, Millis, OnDoubt
 from hes.web.addresses import CONTROL, NO_CONTROL, AddressError, bad_name, parse_address, parse_bare_address
 from hes.web.email_request import (
     LABEL,
@@ -34,6 +34,7 @@ from hes.web.email_request import (
     Mailboxes,
 )
 from hes.web.shape import Errors, decode
+from hes.web.times import read_send_at
 
 # Keys of objects sorted; the fields of a struct come in their own order; what is left at its default is left out, so a
 # field that a later version adds does not change the hash of requests without it.
@@ -60,6 +61,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     on_doubt: OnDoubt | None
     expires_in: int | None
     attempt_timeout: float | None
+    send_at: Millis | None
+    is_draft: bool
     providers: tuple[str, ...]
     request: EmailRequest
     """What was asked for, as it was decoded."""
@@ -74,12 +77,12 @@ class Submission(Struct, frozen=True, kw_only=True):
 
 
 def read_email(
-    raw: bytes, *, provider_names: Collection[str], attempt_timeout_limit: float, outbox_only: bool = False
+    raw: bytes, *, provider_names: Collection[str], attempt_timeout_limit: float, now: Millis, outbox_only: bool = False
 ) -> Submission:
     """Decode and check the body of one email.
 
-    `attempt_timeout_limit`: seconds, what lease and grace period leave. `outbox_only`: nothing leaves this machine, so
-    `user@localhost` and names reserved for tests are fine.
+    `now`: what a time may be a year ahead of. `attempt_timeout_limit`: seconds, what lease and grace period leave.
+    `outbox_only`: nothing leaves this machine, so `user@localhost` and names reserved for tests are fine.
     Raises: Unreadable, InvalidEmail, and nothing else whatever the bytes are.
     """
     request = decode(raw)
@@ -97,6 +100,7 @@ def read_email(
     tags = _read_tags(request.tags, errors) if request.tags else {}
     _check_labels(request, errors)
     _check_times(request, attempt_timeout_limit, errors)
+    send_at = _read_send_at(request.send_at, now, errors)
     providers = _read_providers(request.providers, provider_names, errors)
     if errors or sender is None:
         raise errors.refusal()
@@ -117,6 +121,8 @@ def read_email(
         on_doubt=request.on_doubt,
         expires_in=request.expires_in,
         attempt_timeout=request.attempt_timeout,
+        send_at=send_at,
+        is_draft=bool(request.draft),
         providers=providers,
         request=request,
     )
@@ -319,6 +325,16 @@ def _check_times(request: EmailRequest, attempt_timeout_limit: float, errors: Er
         errors.add("expires_in", f"must be {MIN_EXPIRES_IN} to {MAX_EXPIRES_IN:,} seconds")
     if request.attempt_timeout is not None and not 1 <= request.attempt_timeout <= attempt_timeout_limit:
         errors.add("attempt_timeout", f"must be 1 to {attempt_timeout_limit:g} seconds, so that a lease outlasts it")
+
+
+def _read_send_at(text: str | None, now: Millis, errors: Errors) -> Millis | None:
+    if text is None:
+        return None
+    try:
+        return read_send_at(text, now)
+    except ValueError as error:
+        errors.add("send_at", str(error))
+        return None
 
 
 def _read_providers(names: list[str] | None, known: Collection[str], errors: Errors) -> tuple[str, ...]:

@@ -8,8 +8,11 @@ from msgspec import Struct
 
 from hes.errors import Overloaded
 from hes.model import Clock, GateStatus, OnDoubt
+from hes.storage.email_book import EmailBook
+from hes.storage.key_records import Keys
 from hes.storage.storage import Storage
 from hes.web.auth import Authenticator
+from hes.web.throttle import Rates
 
 
 class Readiness:
@@ -54,7 +57,10 @@ class Desk(Struct, frozen=True, kw_only=True):
     """Parts, and the settings that hold where the caller says nothing."""
 
     storage: Storage
+    emails: EmailBook
     authenticator: Authenticator
+    keys: Keys
+    rates: Rates
     readiness: Readiness
     gates: Gates
     wake: Callable[[], None]

@@ -27,13 +27,16 @@ from hes.errors import (
     NotAuthenticated,
     NotFound,
     TooLarge,
+    TooMany,
     Unreadable,
     UnsupportedType,
     WrongState,
+    WrongVersion,
 )
 from hes.web.email_request import NOT_BUILT, EmailRequest
+from hes.web.key_request import KeyRequest
 from hes.web.problems import MEDIA_TYPE, Problem, problem_of, unavailable
-from hes.web.requests import ResolveRequest
+from hes.web.requests import ResolveRequest, SendRequest
 from hes.web.views import AcceptedView, EmailView, Health
 
 _TITLES = {
@@ -42,9 +45,11 @@ _TITLES = {
     403: "The key may not do this",
     404: "There is no such thing here",
     409: "The email's state does not allow it",
+    412: "The email has another version by now",
     413: "The body is too large",
     415: "The body is not JSON",
     422: "The content is not acceptable; `errors` names the fields",
+    429: "Too many emails for this key, or too many wrong keys from this address",
     503: "Not available now, and nothing was changed; try again",
 }
 _FAULTS: dict[int, CallerError] = {
@@ -53,14 +58,18 @@ _FAULTS: dict[int, CallerError] = {
     403: Forbidden("This key lacks the scope `emails:send`."),
     404: NotFound("There is no such email."),
     409: WrongState("The email is sent; it can't be cancelled any more."),
+    412: WrongVersion("The email has another version by now; read it again."),
     413: TooLarge("The body is larger than what is taken here."),
     415: UnsupportedType("The body must be JSON, with `Content-Type: application/json`."),
     422: InvalidEmail("`to[2]` is not an address.", [FieldError("to[2]", "is not an address")]),
+    429: TooMany("This key has used up its rate.", 1),
 }
 """An example of each error of the caller's, by status."""
 _HEADERS = {
+    "201": {"Location": ("Where it is: `/v1/keys/{id}`", {"type": "string"})},
     "202": {"Location": ("Where to read the email: `/v1/emails/{id}`", {"type": "string"})},
     "401": {"WWW-Authenticate": ("How to send a key", {"type": "string"})},
+    "429": {"Retry-After": ("Seconds", {"type": "integer"})},
     "503": {"Retry-After": ("Seconds", {"type": "integer"})},
 }
 _LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello Ann"}
@@ -76,19 +85,33 @@ _FULL = {
     "reference": "order 17",
     "on_doubt": "hold",
 }
+_KEY = {
+    "name": "shop",
+    "scopes": ["emails:send"],
+    "sender_domains": ["example.com"],
+    "rate_per_second": 50,
+    "expires_at": "2099-01-31T12:00:00Z",
+    "project": "shop",
+}
 _BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "sendEmail": ("EmailRequest", {"least": _LEAST, "full": _FULL}),
+    "sendBatch": ("BatchRequest", {"two": {"emails": [_LEAST, _FULL]}}),
+    "sendEmailAgain": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
+    "rescheduleEmail": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
     "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
+    "createKey": ("KeyRequest", {"full": _KEY, "test": {"name": "try it", "test": True}}),
+}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request with the same key sends nothing twice and gets the first answer again; "
+    "another request with it is refused. Visible ASCII; kept 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "example": "order-17-receipt",
 }
 _PARAMETERS = {
-    "sendEmail": {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "The same request with the same key sends nothing twice and gets the first answer again; "
-        "another request with it is refused. Visible ASCII; kept 24 hours.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-        "example": "order-17-receipt",
-    },
+    "sendEmail": _IDEMPOTENCY_KEY,
+    "sendBatch": _IDEMPOTENCY_KEY,
     "getEmail": {
         "name": "include",
         "in": "query",
@@ -99,7 +122,8 @@ _PARAMETERS = {
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The error answers of one operation."""
+    """The error answers of one operation. Where a key is asked for, there may be too many wrong ones."""
+    statuses = tuple(sorted({*statuses, 429})) if 401 in statuses else statuses
     return {
         status: ResponseSpec(Problem, description=_TITLES[status], media_type=MEDIA_TYPE, generate_examples=False)
         for status in statuses
@@ -138,9 +162,16 @@ def _config() -> OpenAPIConfig:
 
 
 def _schemas() -> dict[str, Any]:
-    types = [EmailRequest, ResolveRequest, AcceptedView, EmailView, Health, Problem]
+    types = [EmailRequest, SendRequest, ResolveRequest, KeyRequest, AcceptedView, EmailView, Health, Problem]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     email = schemas["EmailRequest"]
+    items = {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"$ref": "#/components/schemas/EmailRequest"}}
+    schemas["BatchRequest"] = {
+        "type": "object",
+        "required": ["emails"],
+        "properties": {"emails": items},
+        "additionalProperties": False,
+    }
     for name in NOT_BUILT:
         del email["properties"][name]
     for schema in schemas.values():

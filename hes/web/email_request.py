@@ -25,7 +25,7 @@ MIN_EXPIRES_IN, MAX_EXPIRES_IN = 10, 31_536_000
 LABEL = r"[A-Za-z0-9_.-]{1,64}"
 """A stream, or a tag's key."""
 
-NOT_BUILT = ("draft", "send_at", "template", "variables", "raw", "priority", "store_content")
+NOT_BUILT = ("template", "variables", "raw", "priority", "store_content")
 """Known fields without effect yet: any use is refused, never ignored, and the document does not show them. Building one
 deletes its name here."""
 
@@ -123,8 +123,15 @@ class EmailRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_on
     providers: Annotated[
         list[str] | None, _about("Only these may send it, in this order.", minItems=1, examples=[["sendgrid"]])
     ] = None
-    draft: bool | None = None
-    send_at: str | None = None
+    draft: Annotated[bool | None, _about("Only store it: it is sent by POST /v1/emails/{id}/send.")] = None
+    send_at: Annotated[
+        str | None,
+        _about(
+            "Not before then: RFC 3339, at most a year ahead. In the past: at once.",
+            format="date-time",
+            examples=["2026-12-24T18:00:00+01:00"],
+        ),
+    ] = None
     template: str | None = None
     variables: dict[str, Any] | None = None
     raw: str | None = None

@@ -58,7 +58,7 @@ class ProviderList(Struct, frozen=True):
     responses=problems(401, 403, 422, 503),
 )
 async def list_providers(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> ProviderList:
-    await authorize(desk.authenticator, request.headers, "providers")
+    await authorize(desk.authenticator, request, "providers")
     read_query(request.scope["query_string"])
     return ProviderList([provider_view(status) for status in await desk.gates.status()])
 
@@ -110,7 +110,7 @@ async def reset_provider(
 async def _turn(
     how: Literal["pause", "resume", "reset"], name: str, request: Request[Any, Any, Any], desk: Desk
 ) -> ProviderView:
-    principal = await authorize(desk.authenticator, request.headers, "providers")
+    principal = await authorize(desk.authenticator, request, "providers")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await request.body())
     if name not in desk.provider_names:

@@ -10,8 +10,15 @@ from litestar.datastructures import Headers
 from msgspec import Struct
 
 from hes.errors import FieldError, Invalid, NotFound, Unreadable, UnsupportedType
-from hes.model import Decision, EmailId
+from hes.model import Decision, EmailId, Millis
 from hes.web.shape import MAX_ERRORS, below, unreadable
+from hes.web.times import read_send_at
+
+
+class SendRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """When to send it: RFC 3339, at most a year ahead. Missing: now, or for a draft when it says itself."""
+
+    send_at: str | None = None
 
 
 class ResolveRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,9 +58,56 @@ def read_idempotency_key(values: Sequence[str]) -> str | None:
 
 def read_email_id(text: str) -> EmailId:
     """An id out of the path. What no id can look like is not found, and no storage is asked. Raises: NotFound."""
-    if not _ID.fullmatch(text):
+    if not is_email_id(text):
         raise NotFound("There is no such email.")
     return EmailId(text)
+
+
+def is_email_id(text: str) -> bool:
+    """Whether it looks like one."""
+    return _ID.fullmatch(text) is not None
+
+
+def read_send_request(headers: Headers, raw: bytes, now: Millis) -> Millis | None:
+    """The body of a send, if there is one: another time. Raises: UnsupportedType, Unreadable, Invalid."""
+    if not raw:
+        return None
+    require_json(headers)
+    text = read_object(raw, "send_at").get("send_at")
+    return None if text is None else _send_at(text, now)
+
+
+def read_reschedule(headers: Headers, raw: bytes, now: Millis) -> Millis:
+    """The one field that can be changed while scheduled. Raises: UnsupportedType, Unreadable, Invalid."""
+    require_json(headers)
+    text = read_object(raw, "send_at").get("send_at")
+    if text is None:
+        raise Invalid("`send_at` is required.", [FieldError("send_at", "is required")])
+    return _send_at(text, now)
+
+
+def _send_at(text: object, now: Millis) -> Millis:
+    try:
+        return read_send_at(text if isinstance(text, str) else "", now)
+    except ValueError as error:
+        raise Invalid(f"`send_at` {error}.", [FieldError("send_at", str(error))]) from None
+
+
+def read_if_match(values: Sequence[str]) -> int | None:
+    """The version in `If-Match: "4"` (RFC 9110, section 13.1.1); None: any. Raises: Unreadable."""
+    if not values or values == ["*"]:
+        return None
+    match = _VERSION.fullmatch(values[0].strip())
+    if len(values) > 1 or match is None:
+        raise Unreadable('`If-Match` must be one version, as the `ETag` has it: `If-Match: "4"`.')
+    return int(match[1])
+
+
+def read_key_id(text: str) -> str:
+    """Likewise for a key. Raises: NotFound."""
+    if not _ID.fullmatch(text):
+        raise NotFound("There is no such key.")
+    return text
 
 
 def read_query(query: bytes, *known: str) -> dict[str, str]:
@@ -80,7 +134,7 @@ def read_query(query: bytes, *known: str) -> dict[str, str]:
 
 def read_resolve(raw: bytes) -> Decision:
     """The body of a resolve. Raises: Unreadable, Invalid."""
-    decision = _read_object(raw, "decision").get("decision")
+    decision = read_object(raw, "decision").get("decision")
     if decision not in list(Decision):
         message = 'must be "sent", "resend" or "failed"'
         raise Invalid(f"`decision` {message}.", [FieldError("decision", message)])
@@ -94,10 +148,11 @@ def read_nothing(headers: Headers, raw: bytes) -> None:
     """
     if raw:
         require_json(headers)
-        _read_object(raw)
+        read_object(raw)
 
 
-def _read_object(raw: bytes, *known: str) -> dict[str, Any]:
+def read_object(raw: bytes, *known: str) -> dict[str, Any]:
+    """A JSON object with no other fields than these. Raises: Unreadable, Invalid."""
     try:
         found = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -111,4 +166,5 @@ def _read_object(raw: bytes, *known: str) -> dict[str, Any]:
 
 
 _VISIBLE = re.compile(r"[!-~]{1,255}")
+_VERSION = re.compile(r'(?:W/)?"?([0-9]{1,9})"?')
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

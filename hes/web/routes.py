@@ -9,8 +9,11 @@ from litestar.di import Provide
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
 from hes.web.documents import describe
-from hes.web.emails import cancel_email, get_email, resolve_email, send_email
+from hes.web.email import cancel_email, erase_email, get_email, reschedule_email, resolve_email, send_again
+from hes.web.emails import send_email
 from hes.web.health import is_alive, is_alive_by_head, is_ready, is_ready_by_head
+from hes.web.keys import create_key, list_keys, revoke_key
+from hes.web.many import list_emails, send_batch
 from hes.web.problems import EXCEPTION_HANDLERS
 from hes.web.providers import list_providers, pause_provider, reset_provider, resume_provider
 
@@ -32,13 +35,27 @@ def create_web(desk: Desk, *, docs: bool = True) -> Litestar:
 
 
 def _routers(max_body_bytes: int) -> list[Router]:
-    sending = Router("", route_handlers=[send_email], request_max_body_size=max_body_bytes)
-    v1 = Router("/v1", route_handlers=[sending, get_email, cancel_email, resolve_email], tags=["emails"])
+    sending = Router("", route_handlers=[send_email, send_batch], request_max_body_size=max_body_bytes)
+    v1 = Router(
+        "/v1",
+        route_handlers=[
+            sending,
+            list_emails,
+            get_email,
+            send_again,
+            reschedule_email,
+            cancel_email,
+            resolve_email,
+            erase_email,
+        ],
+        tags=["emails"],
+    )
     providers = Router(
         "/v1", route_handlers=[list_providers, pause_provider, resume_provider, reset_provider], tags=["providers"]
     )
+    keys = Router("/v1", route_handlers=[create_key, list_keys, revoke_key], tags=["keys"])
     health = Router("", route_handlers=[is_alive, is_ready, is_alive_by_head, is_ready_by_head], tags=["health"])
-    return [v1, providers, health]
+    return [v1, providers, keys, health]
 
 
 @route("/openapi.json", http_method=[HttpMethod.GET, HttpMethod.HEAD], media_type="application/json")

@@ -5,7 +5,19 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from hes.model import Attachment, Delivery, Email, EventType, Millis, OnDoubt, Outcome, Reason, Resolution, Status
+from hes.model import (
+    Attachment,
+    Delivery,
+    Email,
+    Event,
+    EventType,
+    Millis,
+    OnDoubt,
+    Outcome,
+    Reason,
+    Resolution,
+    Status,
+)
 from hes.storage.records import Accepted, Recipient, StoredEmail
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]})]
@@ -73,8 +85,8 @@ class ContentView(Struct, frozen=True):
     attachments: list[Attachment]
 
 
-class EmailView(Struct, frozen=True, kw_only=True):
-    """One email with its attempts and its timeline."""
+class EmailSummary(Struct, frozen=True, kw_only=True):
+    """One email, as lists have it."""
 
     id: str
     status: Status
@@ -93,6 +105,11 @@ class EmailView(Struct, frozen=True, kw_only=True):
     expires_at: Time
     on_doubt: OnDoubt
     version: int
+
+
+class EmailView(EmailSummary, frozen=True, kw_only=True):
+    """One email with its attempts and its timeline."""
+
     attempts: list[AttemptView]
     events: list[EventView]
     content: Annotated[
@@ -120,28 +137,38 @@ def accepted_view(accepted: Accepted) -> AcceptedView:
     return AcceptedView(accepted.id, accepted.status, rfc3339(accepted.created_at))
 
 
-def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
+def email_summary(stored: StoredEmail) -> EmailSummary:
+    return EmailSummary(**_summary(stored))
+
+
+def _summary(stored: StoredEmail) -> dict[str, Any]:
     delivery = stored.delivery
-    return EmailView(
-        id=delivery.email_id,
-        status=delivery.status,
-        reason=delivery.reason,
-        test=False,  # test keys are not built yet
-        provider=delivery.provider,
-        sender=AddressView(stored.sender.email, stored.sender.name),
-        subject=stored.subject,
-        tags=stored.tags,
-        reference=stored.reference,
-        stream=stored.stream,
-        priority="normal",  # nor are priorities
-        recipients=[
+    return {
+        "id": delivery.email_id,
+        "status": delivery.status,
+        "reason": delivery.reason,
+        "test": delivery.is_test,
+        "provider": delivery.provider,
+        "sender": AddressView(stored.sender.email, stored.sender.name),
+        "subject": stored.subject,
+        "tags": stored.tags,
+        "reference": stored.reference,
+        "stream": stored.stream,
+        "priority": "normal",  # priorities are not built yet
+        "recipients": [
             RecipientView(r.address.email, r.address.name, r.kind, *_standing(r, delivery)) for r in stored.recipients
         ],
-        created_at=rfc3339(stored.created_at),
-        send_at=None,  # nor is scheduling
-        expires_at=rfc3339(delivery.expires_at),
-        on_doubt=delivery.on_doubt,
-        version=delivery.version,
+        "created_at": rfc3339(stored.created_at),
+        "send_at": rfc3339_or_none(delivery.send_at),
+        "expires_at": rfc3339(delivery.expires_at),
+        "on_doubt": delivery.on_doubt,
+        "version": delivery.version,
+    }
+
+
+def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
+    return EmailView(
+        **_summary(stored),
         attempts=[
             AttemptView(
                 number=a.number,
@@ -157,9 +184,15 @@ def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
             )
             for a in stored.attempts
         ],
-        events=[EventView(i, e.type, rfc3339(e.at), e.provider, e.recipient, e.data) for i, e in stored.events],
+        events=[EventView(i, e.type, rfc3339(e.at), e.provider, e.recipient, _told(e)) for i, e in stored.events],
         content=_content_view(stored.email) if with_content else UNSET,
     )
+
+
+def _told(event: Event) -> dict[str, Any]:
+    if (at := event.data.get("send_at")) is None:
+        return event.data
+    return event.data | {"send_at": rfc3339(at)}
 
 
 def _standing(recipient: Recipient, delivery: Delivery) -> tuple[Status, Reason | None]:

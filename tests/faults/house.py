@@ -12,6 +12,7 @@ import httpx
 from hes import app, settings
 from hes.ids import id_maker
 from hes.storage.sql import SqlStorage
+from hes.web.api_keys import StoredKeys
 from hes.web.desk import Readiness
 from tests.fakes.faults import FakeServer, Fault
 from tests.fakes.sendgrid import fake_sendgrid
@@ -64,7 +65,7 @@ async def house(folder: Path, *fakes: FakeServer | str, **flags: object) -> Asyn
     async with app.open_storage(loaded, app.now, new_id, rng) as storage, anyio.create_task_group() as tasks:
         mailer = app.Mailer(loaded, storage, app.make_providers(loaded, storage, app.now), app.now, rng)
         tasks.start_soon(mailer.run)
-        web = app.create_app(loaded, storage, mailer, new_id, app.now, Readiness())
+        web = app.create_app(loaded, storage, mailer, new_id, app.now, Readiness(), StoredKeys(storage.keys, app.now))
         transport = httpx.ASGITransport(app=web)  # type: ignore[arg-type]
         try:
             async with httpx.AsyncClient(transport=transport) as http:

@@ -23,7 +23,6 @@ from hes.model import (
     EmailId,
     Ended,
     Event,
-    EventType,
     Evidence,
     Fact,
     FactKey,
@@ -32,7 +31,7 @@ from hes.model import (
     Status,
 )
 from hes.policy import Policy, holds_lease, words_about_others
-from hes.storage.accepting import KEY_LIFETIME_MS, new_delivery
+from hes.storage.accepting import KEY_LIFETIME_MS, first_events, new_delivery
 from hes.storage.records import Accepted, Leases, NewEmail, Recipient, Settled, StoredEmail, Swept, Verdict, leased
 
 BATCH = 500
@@ -104,15 +103,12 @@ class MemoryStorage:
                 if known[0] != new.key.request_hash:
                     raise KeyReused("another body")
                 return known[1]
-        accepted = Accepted(email.id, Status.QUEUED, now)
         delivery = new_delivery(new, len(email.text or ""), now)
+        accepted = Accepted(email.id, delivery.status, now)
         self.cases[email.id] = Case(delivery)
         self._place(None, delivery)
         self.emails[email.id] = (new, accepted)
-        self.events[email.id] = [
-            (self._new_id(), Event(email_id=email.id, type=type_, at=now))
-            for type_ in (EventType.CREATED, EventType.QUEUED)
-        ]
+        self.events[email.id] = [(self._new_id(), event) for event in first_events(new, now)]
         if new.key is not None:
             self._keys[email.project, new.key.value] = (new.key.request_hash, accepted)
         return accepted
@@ -232,6 +228,9 @@ class MemoryStorage:
 
     async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
         self._decide(project, email_id, lambda case, now: interventions.resolve(case, decision, now, by))
+
+    async def send(self, project: str, email_id: EmailId, send_at: Millis | None) -> None:
+        self._decide(project, email_id, lambda case, now: interventions.send(case, send_at, now))
 
     def _decide(self, project: str, email_id: EmailId, decide: Callable[[Case, Millis], Change | None]) -> None:
         now = self._reach()

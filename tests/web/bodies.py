@@ -12,8 +12,11 @@ LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello"
 BREAKS = ["\r\n", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\x00", "\x7f"]
 
 
+NOW = 1_800_000_000_000
+
+
 def read(raw: bytes, *, outbox_only: bool = False) -> Submission:
-    return read_email(raw, provider_names=("one", "two"), attempt_timeout_limit=18, outbox_only=outbox_only)
+    return read_email(raw, provider_names=("one", "two"), attempt_timeout_limit=18, now=NOW, outbox_only=outbox_only)
 
 
 def take(**fields: Any) -> Submission:

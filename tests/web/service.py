@@ -19,10 +19,11 @@ from hes.policy import Policy
 from hes.storage import tables
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
-from hes.web.auth import BootstrapKey
+from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.desk import Budget, Desk, Readiness
 from hes.web.problems import MEDIA_TYPE
 from hes.web.routes import create_web
+from hes.web.throttle import Rates, WrongKeys
 
 KEY = "bootstrap-key-of-more-than-32-characters"
 LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello"}
@@ -81,7 +82,10 @@ class Service:
         self.gates = FakeGates()
         self.desk = Desk(
             storage=storage,
-            authenticator=BootstrapKey(KEY),
+            emails=storage,
+            authenticator=ApiKeys(StoredKeys(storage.keys, now), WrongKeys(time.monotonic), KEY),
+            keys=storage.keys,
+            rates=Rates(time.monotonic),
             readiness=Readiness(),
             gates=self.gates,
             wake=self._wake,

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -13,16 +13,18 @@ from litestar import Litestar, Request, get
 from litestar.datastructures import Headers
 
 from hes.errors import NotAuthenticated
+from hes.storage.key_records import Keys, StoredKey
+from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.auth import (
     ALL_SCOPES,
     Authenticator,
-    BootstrapKey,
     KeyScope,
     Principal,
     authorize,
     read_keys,
 )
 from hes.web.problems import EXCEPTION_HANDLERS
+from hes.web.throttle import WrongKeys
 
 pytestmark = pytest.mark.anyio
 
@@ -40,8 +42,21 @@ class Limited:
     def __init__(self, *scopes: KeyScope) -> None:
         self.principal = Principal(key_id="k", project="p", scopes=frozenset(scopes))
 
-    async def __call__(self, headers: Headers) -> Principal:
+    async def __call__(self, request: Request[Any, Any, Any]) -> Principal:
         return self.principal
+
+
+class NoStoredKeys:
+    """A storage in which there is no key."""
+
+    async def find(self, key_id: str) -> StoredKey | None:
+        return None
+
+
+def bootstrapped(key: str = KEY) -> ApiKeys:
+    """Knows the bootstrap key and no other."""
+    stored = StoredKeys(cast("Keys", NoStoredKeys()), lambda: 0, lambda: 0.0)
+    return ApiKeys(stored, WrongKeys(lambda: 0.0), key)
 
 
 async def ask(
@@ -51,7 +66,7 @@ async def ask(
 ) -> httpx.Response:
     @get("/whoami")
     async def whoami(request: Request[Any, Any, Any]) -> str:
-        principal = await authorize(authenticator or BootstrapKey(KEY), request.headers, "emails:read")
+        principal = await authorize(authenticator or bootstrapped(), request, "emails:read")
         return f"{principal.key_id} of {principal.project}"
 
     app = Litestar(
@@ -136,7 +151,7 @@ async def test_a_key_in_the_url_is_never_taken(query: str) -> None:
 async def test_a_key_that_is_not_ascii_works() -> None:
     key = "schlüssel-der-länger-als-32-zeichen-ist"
     for value in (b"Bearer " + key.encode(), b"Basic " + base64.b64encode(key.encode() + b":")):
-        assert (await ask([(b"authorization", value)], BootstrapKey(key))).status_code == 200
+        assert (await ask([(b"authorization", value)], bootstrapped(key))).status_code == 200
 
 
 async def test_a_missing_scope_is_403_and_named() -> None:
@@ -147,7 +162,8 @@ async def test_a_missing_scope_is_403_and_named() -> None:
 
 
 async def test_the_bootstrap_key_has_all_scopes_of_the_default_project() -> None:
-    who = await BootstrapKey(KEY)(Headers({"authorization": f"Bearer {KEY}"}))
+    scope: Any = {"type": "http", "headers": [(b"authorization", f"Bearer {KEY}".encode())]}
+    who = await bootstrapped()(Request(scope))
     assert who == Principal(key_id="bootstrap", project="default", scopes=ALL_SCOPES)
     assert (who.sender_domains, who.test) == ((), False)
     assert all(who.allow(scope) for scope in ALL_SCOPES)
@@ -155,7 +171,7 @@ async def test_the_bootstrap_key_has_all_scopes_of_the_default_project() -> None
 
 
 async def test_the_key_itself_is_not_kept() -> None:
-    held = BootstrapKey(KEY)
+    held = bootstrapped()
     assert KEY not in repr(held) + repr(vars(held))
 
 

@@ -122,12 +122,13 @@ def test_all_wrong_fields_are_named_at_once() -> None:
             "tags": {"hes_id": "x"},
             "expires_in": 1,
             "providers": ["three"],
-            "draft": True,
+            "priority": "high",
+            "send_at": "tomorrow",
         }
     )
     assert paths == [
-        *("draft", "from", "to[1]", "to[2].name", "to[2].email", "subject", "text"),
-        *("headers.To", "tags.hes_id", "expires_in", "providers[0]"),
+        *("priority", "from", "to[1]", "to[2].name", "to[2].email", "subject", "text"),
+        *("headers.To", "tags.hes_id", "expires_in", "send_at", "providers[0]"),
     ]
 
 

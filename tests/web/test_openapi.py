@@ -43,10 +43,14 @@ async def test_it_is_served_without_a_key_and_is_json(hes: Service) -> None:
 
 def test_every_route_is_in_it() -> None:
     assert {(path, *sorted(methods)) for path, methods in DOCUMENT["paths"].items()} == {
-        ("/v1/emails", "post"),
-        ("/v1/emails/{email_id}", "get"),
+        ("/v1/emails", "get", "post"),
+        ("/v1/emails/batch", "post"),
+        ("/v1/emails/{email_id}", "delete", "get", "patch"),
+        ("/v1/emails/{email_id}/send", "post"),
         ("/v1/emails/{email_id}/cancel", "post"),
         ("/v1/emails/{email_id}/resolve", "post"),
+        ("/v1/keys", "get", "post"),
+        ("/v1/keys/{key_id}", "delete"),
         ("/v1/providers", "get"),
         ("/v1/providers/{name}/pause", "post"),
         ("/v1/providers/{name}/resume", "post"),
@@ -67,7 +71,7 @@ def test_every_error_is_a_problem(name: str, status: str, answer: dict[str, Any]
     assert content[1]["schema"] == {"$ref": "#/components/schemas/Problem"}
     assert msgspec.convert(content[1]["example"], Problem).status == int(status)
     assert ("WWW-Authenticate" in answer.get("headers", {})) == (status == "401")
-    assert ("Retry-After" in answer.get("headers", {})) == (status == "503")
+    assert ("Retry-After" in answer.get("headers", {})) == (status in {"429", "503"})
 
 
 @pytest.mark.parametrize(
@@ -77,12 +81,17 @@ def test_every_error_is_a_problem(name: str, status: str, answer: dict[str, Any]
         "getEmail": "401 403 404 422 503",
         "cancelEmail": "400 401 403 404 409 413 415 422 503",
         "resolveEmail": "400 401 403 404 409 413 415 422 503",
+        "createKey": "400 401 403 413 415 422 503",
+        "listKeys": "401 403 422 503",
+        "revokeKey": "400 401 403 404 413 415 422 503",
         "isAlive": "",
         "isReady": "503",
     }.items(),
 )
 def test_which_errors_an_operation_has(name: str, errors: str) -> None:
-    assert [status for status in OPERATIONS[name]["responses"] if status >= "400"] == errors.split()
+    found = [status for status in OPERATIONS[name]["responses"] if status >= "400"]
+    assert ("429" in found) == ("401" in found)
+    assert [status for status in found if status != "429"] == errors.split()
 
 
 def test_a_send_tells_its_key_and_where_the_email_is() -> None:
@@ -120,6 +129,9 @@ async def test_the_examples_work(hes: Service) -> None:
     for example in content["examples"].values():
         response = await hes.ask("POST", f"/v1/emails/{NOWHERE}/resolve", json=example["value"])
         assert response.status_code == 404
+    content = OPERATIONS["createKey"]["requestBody"]["content"]["application/json"]
+    for example in content["examples"].values():
+        assert (await hes.ask("POST", "/v1/keys", json=example["value"])).status_code == 201
 
 
 def test_what_needs_a_key_and_what_does_not() -> None:

@@ -172,8 +172,6 @@ def test_odd_values_for_an_address_are_422(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     {
-        "draft": False,
-        "send_at": "2030-01-01T00:00:00Z",
         "template": "welcome",
         "variables": {},
         "raw": "",

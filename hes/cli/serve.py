@@ -1,0 +1,43 @@
+"""`hes serve`, and what it shares with `hes db`: the service's own settings.
+
+What they need is imported inside, so that `hes serve --help` loads no web framework.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from hes.settings import Settings
+
+config = click.option("--config", metavar="FILE", help="Settings file; HES_CONFIG. Default: ./hes.toml if there.")
+database = click.option("--database-url", metavar="URL", help="HES_DATABASE_URL. Default: sqlite:///./hes.db")
+
+
+def settings_of(flags: dict[str, Any]) -> "Settings":
+    """The settings; logs go as they say from now on."""
+    from hes import log, settings
+
+    loaded = settings.load(flags, os.environ, Path.cwd())
+    log.configure(loaded.log_level, loaded.log_format)
+    return loaded
+
+
+@click.command()
+@config
+@database
+@click.option("--role", type=click.Choice(["all", "api", "mailer"]), help="HES_ROLE: what this process does.")
+@click.option("--host", help="HES_HOST: where to listen. Default: 127.0.0.1")
+@click.option("--port", type=int, help="HES_PORT. Default: 8025; 0: any free port.")
+@click.option("--log-level", help="HES_LOG_LEVEL: debug, info, warning, error, critical.")
+@click.option("--log-format", type=click.Choice(["console", "json"]), help="HES_LOG_FORMAT.")
+def serve(**flags: Any) -> None:
+    """Serve until SIGTERM. Settings: flags, then HES_ variables, then the file, then defaults."""
+    import anyio
+
+    from hes import serving
+
+    settings = settings_of(flags)
+    anyio.run(serving.serve, settings, backend_options={"use_uvloop": True})

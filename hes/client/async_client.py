@@ -1,0 +1,183 @@
+"""The client that waits with `await`. The same as `hes.client.client` but for that; a test compares the two."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Self, TypeVar, Unpack
+
+import anyio
+import httpx
+
+from hes.client import calls
+from hes.client.answers import Answer, NoAnswer, OnRepeat, Repeats, Watch, read
+from hes.client.calls import Call
+from hes.client.connection import TIMEOUT_SECONDS, answer, no_answer, options, reach, request
+from hes.client.types import (
+    Accepted,
+    BatchItem,
+    Decision,
+    Email,
+    EmailFields,
+    EmailPage,
+    Filters,
+    Health,
+    Key,
+    KeyFields,
+    Provider,
+    Time,
+)
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to one HES. Every method may raise HesApiError and HesUnreachable.
+
+    Without `url` and `api_key` it takes HES_URL and HES_API_KEY from the environment. Tasks may share one.
+    A send that gets no answer is repeated with the same idempotency key, up to `repeats` times.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        repeats: int = 5,
+        on_repeat: OnRepeat | None = None,
+        sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url, key = reach(url, api_key)
+        self._http = httpx.AsyncClient(transport=transport, **options(self.url, key, timeout))
+        self._repeats = repeats
+        self._on_repeat = on_repeat
+        self._sleep = sleep
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    # --- emails ------------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        email: Mapping[str, Any] | None = None,
+        /,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[EmailFields],
+    ) -> Accepted:
+        """Hand in one email, as a dictionary as in the API, or by fields. It is on disk when this returns.
+
+        Without an `idempotency_key` it gets a random one. Your own protects beyond this call: send it again after a
+        crash of yours, with the same key, and nothing goes out twice.
+        """
+        return await self._do(calls.send(email, fields, idempotency_key))
+
+    async def send_batch(
+        self, emails: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> list[BatchItem]:
+        """Hand in up to 1,000; one result for each, in order. Good ones are accepted though others are bad."""
+        return await self._do(calls.send_batch(emails, idempotency_key))
+
+    async def email(self, email_id: str, *, content: bool = False) -> Email:
+        """One email with its attempts and its timeline, and on request with what was handed in."""
+        return await self._do(calls.email(email_id, content=content))
+
+    async def page(self, cursor: str | None = None, **filters: Unpack[Filters]) -> EmailPage:
+        """Some emails, newest first; `next_cursor` leads on."""
+        return await self._do(calls.emails(filters, cursor))
+
+    async def emails(self, **filters: Unpack[Filters]) -> AsyncIterator[Email]:
+        """All emails that fit, newest first, asked for page by page."""
+        cursor = None
+        while True:
+            page = await self.page(cursor, **filters)
+            for email in page["data"]:
+                yield email
+            if (cursor := page["next_cursor"]) is None:
+                return
+
+    async def watch(self, email_id: str) -> AsyncIterator[Email]:
+        """The email each time that something happened to it, until it is at rest."""
+        watch = Watch()
+        while True:
+            email = await self._do(calls.email(email_id, is_repeatable=True))
+            if watch.is_news(email):
+                yield email
+            if (pause := watch.pause()) is None:
+                return
+            await self._sleep(pause)
+
+    async def cancel(self, email_id: str) -> Email:
+        """Cancel it, while nobody was handed it."""
+        return await self._do(calls.cancel(email_id))
+
+    async def resolve(self, email_id: str, decision: Decision) -> Email:
+        """Your word on an email that is held or in doubt."""
+        return await self._do(calls.resolve(email_id, decision))
+
+    async def send_again(self, email_id: str, *, send_at: Time | None = None) -> Email:
+        """Send a draft, a scheduled one at once, or one that has failed or was cancelled once more."""
+        return await self._do(calls.send_again(email_id, send_at))
+
+    async def reschedule(self, email_id: str, send_at: Time) -> Email:
+        """Move a scheduled one to another time."""
+        return await self._do(calls.reschedule(email_id, send_at))
+
+    async def erase(self, email_id: str) -> None:
+        """Delete its content and its addresses; the trace stays."""
+        await self._do(calls.erase(email_id))
+
+    # --- providers, keys, health -------------------------------------------------------------------------------------
+
+    async def providers(self) -> list[Provider]:
+        """How each provider stands."""
+        return await self._do(calls.providers())
+
+    async def pause(self, name: str) -> Provider:
+        """Send nothing through this provider until it is resumed."""
+        return await self._do(calls.turn(name, "pause"))
+
+    async def resume(self, name: str) -> Provider:
+        """End a pause."""
+        return await self._do(calls.turn(name, "resume"))
+
+    async def reset(self, name: str) -> Provider:
+        """Forget what was learned of this provider: its trouble was mended."""
+        return await self._do(calls.turn(name, "reset"))
+
+    async def keys(self) -> list[Key]:
+        """All API keys, without the keys themselves."""
+        return await self._do(calls.keys())
+
+    async def create_key(self, **fields: Unpack[KeyFields]) -> Key:
+        """A new API key. `key` is told this once."""
+        return await self._do(calls.create_key(fields))
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Nobody gets in with it any more."""
+        await self._do(calls.revoke_key(key_id))
+
+    async def health(self) -> Health:
+        """Returns if HES takes emails; needs no key."""
+        return await self._do(calls.health())
+
+    # --- the transport -----------------------------------------------------------------------------------------------
+
+    async def _do(self, call: Call[T]) -> T:
+        repeats = Repeats(call, self._repeats, self._on_repeat)
+        while (pause := repeats.after(found := await self._ask(call))) is not None:
+            await self._sleep(pause)
+        return read(call, found, self.url)
+
+    async def _ask(self, call: Call[Any]) -> Answer | NoAnswer:
+        try:
+            return answer(await self._http.request(**request(call)))
+        except httpx.RequestError as error:
+            return no_answer(error)

@@ -1,0 +1,124 @@
+"""Every request that the clients make. No I/O."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+from msgspec import Struct
+
+from hes.client.types import Accepted, BatchItem, Decision, Email, EmailPage, Health, Key, Provider, Time
+
+T = TypeVar("T")
+
+
+class Call(Struct, Generic[T], frozen=True, kw_only=True):
+    """One request whose answer is a T."""
+
+    method: str
+    path: str
+    """With its query."""
+    body: bytes | None = None
+    idempotency_key: str | None = None
+    is_repeatable: bool = False
+    """Making it twice does no more than making it once."""
+    unwrap: bool = False
+    """The T is what stands in the answer's `data`."""
+
+
+def send(email: Mapping[str, Any] | None, fields: Mapping[str, Any], key: str | None) -> Call[Accepted]:
+    """`fields` go before what `email` says."""
+    return _sending("/v1/emails", {**_named(email or {}), **_named(fields)}, key)
+
+
+def send_batch(emails: Iterable[Mapping[str, Any]], key: str | None) -> Call[list[BatchItem]]:
+    return _sending("/v1/emails/batch", {"emails": [_named(email) for email in emails]}, key, unwrap=True)
+
+
+def email(email_id: str, *, content: bool = False, is_repeatable: bool = False) -> Call[Email]:
+    query = "?include=content" if content else ""
+    return Call(method="GET", path=f"{_email(email_id)}{query}", is_repeatable=is_repeatable)
+
+
+def emails(filters: Mapping[str, Any], cursor: str | None) -> Call[EmailPage]:
+    given = {name: _text(value) for name, value in _named({**filters, "cursor": cursor}).items() if value is not None}
+    return Call(method="GET", path=f"/v1/emails?{urlencode(given)}" if given else "/v1/emails")
+
+
+def cancel(email_id: str) -> Call[Email]:
+    return Call(method="POST", path=f"{_email(email_id)}/cancel")
+
+
+def resolve(email_id: str, decision: Decision) -> Call[Email]:
+    return Call(method="POST", path=f"{_email(email_id)}/resolve", body=_json({"decision": decision}))
+
+
+def send_again(email_id: str, send_at: Time | None) -> Call[Email]:
+    body = None if send_at is None else _json({"send_at": send_at})
+    return Call(method="POST", path=f"{_email(email_id)}/send", body=body)
+
+
+def reschedule(email_id: str, send_at: Time) -> Call[Email]:
+    return Call(method="PATCH", path=_email(email_id), body=_json({"send_at": send_at}))
+
+
+def erase(email_id: str) -> Call[None]:
+    return Call(method="DELETE", path=_email(email_id))
+
+
+def providers() -> Call[list[Provider]]:
+    return Call(method="GET", path="/v1/providers", unwrap=True)
+
+
+def turn(name: str, how: str) -> Call[Provider]:
+    """`how`: pause, resume, reset."""
+    return Call(method="POST", path=f"/v1/providers/{_segment(name)}/{how}")
+
+
+def keys() -> Call[list[Key]]:
+    return Call(method="GET", path="/v1/keys", unwrap=True)
+
+
+def create_key(fields: Mapping[str, Any]) -> Call[Key]:
+    return Call(method="POST", path="/v1/keys", body=_json(fields))
+
+
+def revoke_key(key_id: str) -> Call[None]:
+    return Call(method="DELETE", path=f"/v1/keys/{_segment(key_id)}")
+
+
+def health() -> Call[Health]:
+    return Call(method="GET", path="/health/ready")
+
+
+def _sending(path: str, body: Mapping[str, Any], key: str | None, *, unwrap: bool = False) -> Call[Any]:
+    """Encoded once: every repeat sends the same bytes with the same key."""
+    key = key or str(uuid.uuid4())
+    return Call(method="POST", path=path, body=_json(body), idempotency_key=key, is_repeatable=True, unwrap=unwrap)
+
+
+def _email(email_id: str) -> str:
+    return f"/v1/emails/{_segment(email_id)}"
+
+
+def _segment(name: str) -> str:
+    """One piece of a path. Not an empty one: the path would be that of all emails, or of all keys."""
+    if not name:
+        raise ValueError("an id or a name must not be empty")
+    return quote(name, safe="")
+
+
+def _named(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`from_` is `from`."""
+    return {"from" if name == "from_" else name: value for name, value in fields.items()}
+
+
+def _json(value: object) -> bytes:
+    """Bytes become base64, and datetimes RFC 3339."""
+    return msgspec.json.encode(value)
+
+
+def _text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,130 @@
+"""What people do with emails that are not on their way: lists, erasing. Plain queries, beside the queue."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from hes import interventions
+from hes.errors import NotFound, WrongState, WrongVersion
+from hes.model import Address, Delivery, EmailId, Millis, Reason, Status
+from hes.storage import tables
+from hes.storage.ledger import Ledger, delivery_of
+from hes.storage.records import ListQuery, Page, Recipient, StoredEmail
+
+ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
+"""Content can't be erased then: it is still needed, or somebody may still ask for it."""
+
+_email = tables.emails.c
+_delivery = tables.deliveries.c
+_recipient = tables.recipients.c
+_columns = [_email[name] for name in ("id", "created_at", "from_email", "from_name", "subject", "tags", "reference")]
+_decode_tags = msgspec.json.Decoder(dict[str, str]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
+    """Newest first, by id: ids are made in the order of time, so that a page never shifts."""
+    found = connection.execute(
+        sa.select(*_columns, tables.deliveries)
+        .join(tables.deliveries, _delivery.email_id == _email.id)
+        .where(_email.project == project, *_conditions(query))
+        .order_by(_email.id.desc())
+        .limit(query.limit + 1)
+    ).all()
+    rows = found[: query.limit]
+    recipients = _recipients(connection, [EmailId(row[0]) for row in rows])
+    return Page(tuple(_stored(tuple(row), recipients) for row in rows), more=len(found) > query.limit)
+
+
+def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
+    wanted: list[tuple[Any, Callable[[Any], sa.ColumnElement[bool]]]] = [
+        (query.status, lambda status: _delivery.status == status.value),
+        (query.reason, lambda reason: _delivery.reason == reason.value),
+        (query.provider, lambda name: _delivery.provider == name),
+        (query.reference, lambda reference: _email.reference == reference),
+        (query.created_after, lambda at: _email.created_at >= at),
+        (query.created_before, lambda at: _email.created_at < at),
+        (query.before, lambda email_id: _email.id < email_id),
+        (query.sender, lambda address: sa.func.lower(_email.from_email) == address.lower()),
+        (query.to, lambda address: _email.id.in_(sa.select(_recipient.email_id).where(_recipient.email == address))),
+        (query.tag, _has_tag),
+    ]
+    return [condition(value) for value, condition in wanted if value is not None]
+
+
+def _has_tag(tag: str) -> sa.ColumnElement[bool]:
+    """`"key":"value"` stands in the JSON text only as that tag: inside of strings quotes are escaped."""
+    key, colon, value = tag.partition(":")
+    text = _encode({key: value}).decode()[1:-1] if colon else f"{_encode(key).decode()}:"
+    return sa.func.replace(_email.tags, text, "") != _email.tags
+
+
+def _recipients(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[str, list[Recipient]]:
+    found: dict[str, list[Recipient]] = {}
+    if not email_ids:
+        return found
+    rows = connection.execute(
+        sa.select(tables.recipients)
+        .where(_recipient.email_id.in_(email_ids))
+        .order_by(_recipient.email_id, _recipient.position)
+    ).mappings()
+    for row in rows:
+        found.setdefault(row["email_id"], []).append(recipient_of(row))
+    return found
+
+
+def recipient_of(row: sa.RowMapping) -> Recipient:
+    return Recipient(
+        address=Address(row["email"], row["name"]),
+        kind=row["kind"],
+        status=Status(row["status"]) if row["status"] else None,
+        reason=Reason(row["reason"]) if row["reason"] else None,
+    )
+
+
+def _stored(row: Sequence[Any], recipients: dict[str, list[Recipient]]) -> StoredEmail:
+    email_id, created_at, from_email, from_name, subject, tags, reference, *delivery = row
+    of_row = delivery_of(delivery)
+    return StoredEmail(
+        delivery=of_row,
+        created_at=created_at,
+        sender=Address(from_email, from_name),
+        subject=subject,
+        tags=_decode_tags(tags),
+        reference=reference,
+        stream=of_row.stream,
+        email=None,
+        recipients=tuple(recipients.get(email_id, ())),
+        attempts=(),
+        events=(),
+    )
+
+
+def owned(ledger: Ledger, project: str, email_id: EmailId) -> Delivery:
+    """Raises NotFound, also for another project's."""
+    case = ledger.case(email_id)
+    if case is None or case.delivery.project != project:
+        detail = f"there is no email {email_id[:64]!r}"
+        raise NotFound(detail)
+    return case.delivery
+
+
+def check_version(delivery: Delivery, version: int | None) -> None:
+    if version is not None and version != delivery.version:
+        raise WrongVersion(f"the email has version {delivery.version} by now, not {version}: read it again")
+
+
+def erase(connection: sa.Connection, now: Millis, project: str, email_id: EmailId, ledger: Ledger) -> None:
+    delivery = owned(ledger, project, email_id)
+    if delivery.status in ON_ITS_WAY:
+        raise WrongState(f"an email that is `{delivery.status}` can't be erased: cancel it first, or wait")
+    case = ledger.case(email_id)
+    if case is not None and delivery.status is Status.DRAFT:
+        ledger.change(interventions.cancel(case, now))
+    no_content = {"content": None, "subject": "", "from_email": "", "from_name": None}
+    connection.execute(sa.update(tables.emails).where(_email.id == email_id).values(**no_content))
+    connection.execute(sa.update(tables.recipients).where(_recipient.email_id == email_id).values(email="", name=None))
+    connection.execute(sa.update(tables.events).where(tables.events.c.email_id == email_id).values(recipient=None))
+    connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.email_id == email_id))

@@ -1,0 +1,27 @@
+"""What the verbs of a storage are written against: a kind of database, reduced to its transactions."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from hes.model import Millis
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection, Millis], T]
+
+
+class Database(Protocol):
+    """One kind of database."""
+
+    async def write(self, work: Work[T]) -> T:
+        """Run the work in one write transaction, committed to disk on return; it is given the database's time.
+
+        The work is a plain function: where it runs is the database's affair (SQLite: in a thread of its own, as a
+        whole). It is not cut off when the caller is cancelled. Raises StorageUnavailable, StorageBroken.
+        """
+        ...
+
+    async def read(self, work: Work[T]) -> T:
+        """Run the work on one snapshot."""
+        ...

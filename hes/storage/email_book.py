@@ -1,0 +1,39 @@
+"""What the API needs of a storage beside the queue's verbs. Promises and errors as in `hes.storage.storage`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hes.model import EmailId, Millis
+from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail, Page
+
+
+class EmailBook(Protocol):
+    """What people do with many emails, or with those that are not on their way. Only databases have it."""
+
+    async def accept_batch(
+        self, project: str, items: Sequence[NewEmail | BatchItem], key: IdempotencyKey | None
+    ) -> list[BatchItem]:
+        """Commit all emails in one transaction, with the key; what is a problem already goes through as it is.
+
+        Should one of them not be storable, it alone becomes a problem. The same key with the same request: the first
+        answer again. Raises: KeyReused.
+        """
+        ...
+
+    async def list(self, project: str, query: ListQuery) -> Page:
+        """Newest first."""
+        ...
+
+    async def reschedule(self, project: str, email_id: EmailId, send_at: Millis, version: int | None) -> None:
+        """Another time for what is scheduled. `version`: only if it still has that one.
+
+        Raises: NotFound, WrongState, WrongVersion.
+        """
+        ...
+
+    async def erase(self, project: str, email_id: EmailId) -> None:
+        """Forget content and addresses; that there was an email, and what became of it, stays. A draft is cancelled.
+
+        Again: nothing changes. Raises: NotFound, WrongState while it may still be sent.
+        """
+        ...

@@ -1,0 +1,146 @@
+"""One email: what became of it, and what people do with it."""
+
+from typing import Any
+
+from litestar import Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from hes.errors import FieldError, Invalid
+from hes.web.auth import authorize
+from hes.web.desk import Desk
+from hes.web.documents import problems
+from hes.web.requests import (
+    read_email_id,
+    read_if_match,
+    read_nothing,
+    read_query,
+    read_reschedule,
+    read_resolve,
+    read_send_request,
+    require_json,
+)
+from hes.web.views import EmailView, email_view
+
+
+@get(
+    "/emails/{email_id:str}",
+    operation_id="getEmail",
+    summary="One email with its attempts and its timeline",
+    response_description="The email",
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def get_email(
+    email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
+) -> Response[EmailView]:
+    principal = await authorize(desk.authenticator, request, "emails:read")
+    include = read_query(request.scope["query_string"], "include").get("include")
+    if include not in {None, "content"}:
+        raise Invalid("`include` takes only `content`.", [FieldError("include", "must be `content`")])
+    with_content = include == "content"
+    stored = await desk.storage.read(principal.project, read_email_id(email_id), with_content=with_content)
+    return _answer(email_view(stored, with_content=with_content))
+
+
+def _answer(view: EmailView, status_code: int = 200) -> Response[EmailView]:
+    """With the version as `ETag`, for `If-Match`."""
+    return Response(view, status_code=status_code, headers={"ETag": f'"{view.version}"'})
+
+
+@post(
+    "/emails/{email_id:str}/cancel",
+    operation_id="cancelEmail",
+    summary="Cancel an email that was not handed to a provider",
+    description="Cancelling again changes nothing and is answered the same.",
+    status_code=200,
+    response_description="The email, cancelled",
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+)
+async def cancel_email(
+    email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
+) -> EmailView:
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    read_query(request.scope["query_string"])
+    read_nothing(request.headers, await request.body())
+    id_ = read_email_id(email_id)
+    await desk.storage.cancel(principal.project, id_)
+    return email_view(await desk.storage.read(principal.project, id_))
+
+
+@post(
+    "/emails/{email_id:str}/resolve",
+    operation_id="resolveEmail",
+    summary="Decide about an email that is held or in doubt",
+    description="`sent`: it arrived. `resend`: send it again, even if it may arrive twice. `failed`: give it up.",
+    status_code=200,
+    response_description="The email, as it stands after the decision",
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+)
+async def resolve_email(
+    email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
+) -> EmailView:
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    read_query(request.scope["query_string"])
+    require_json(request.headers)
+    decision = read_resolve(await request.body())
+    id_ = read_email_id(email_id)
+    await desk.storage.resolve(principal.project, id_, decision, principal.key_id)
+    desk.wake()
+    return email_view(await desk.storage.read(principal.project, id_))
+
+
+@post(
+    "/emails/{email_id:str}/send",
+    operation_id="sendEmailAgain",
+    summary="Send a draft, a scheduled email now, or once more what failed or was cancelled",
+    description="With `send_at`: then, and not now. Not while a provider may have taken it already.",
+    status_code=202,
+    response_description="The email, as it stands now",
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+)
+async def send_again(
+    email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
+) -> Response[EmailView]:
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    read_query(request.scope["query_string"])
+    send_at = read_send_request(request.headers, await request.body(), desk.clock())
+    id_ = read_email_id(email_id)
+    await desk.storage.send(principal.project, id_, send_at)
+    desk.wake()
+    return _answer(email_view(await desk.storage.read(principal.project, id_)), 202)
+
+
+@patch(
+    "/emails/{email_id:str}",
+    operation_id="rescheduleEmail",
+    summary="Give a scheduled email another time",
+    description="`If-Match` with the `ETag` of an earlier answer: only if nothing changed since then.",
+    response_description="The email, as it stands now",
+    responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 503),
+)
+async def reschedule_email(
+    email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
+) -> Response[EmailView]:
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    read_query(request.scope["query_string"])
+    version = read_if_match(request.headers.getall("if-match", []))
+    send_at = read_reschedule(request.headers, await request.body(), desk.clock())
+    id_ = read_email_id(email_id)
+    await desk.emails.reschedule(principal.project, id_, send_at, version)
+    desk.wake()
+    return _answer(email_view(await desk.storage.read(principal.project, id_)))
+
+
+@delete(
+    "/emails/{email_id:str}",
+    operation_id="eraseEmail",
+    summary="Erase content and addresses",
+    description="What became of it stays. Erasing again changes nothing. Not while it may still be sent.",
+    status_code=204,
+    response_description="Erased",
+    responses=problems(401, 403, 404, 409, 422, 503),
+)
+async def erase_email(email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> None:
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    read_query(request.scope["query_string"])
+    await desk.emails.erase(principal.project, read_email_id(email_id))

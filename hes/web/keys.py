@@ -1,0 +1,152 @@
+"""API keys: made, listed, revoked. An admin of `default` has the keys of all projects in hand, others their own."""
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from msgspec import Meta, Struct
+
+from hes.errors import Forbidden
+from hes.storage.key_records import NewKey, StoredKey
+from hes.web.auth import Principal, authorize
+from hes.web.desk import Desk
+from hes.web.documents import problems
+from hes.web.key_form import digest_of, new_key, prefix
+from hes.web.key_request import WantedKey, read_key_request
+from hes.web.requests import read_key_id, read_nothing, read_query, require_json
+from hes.web.views import Time, rfc3339, rfc3339_or_none
+
+
+class KeyView(Struct, frozen=True, kw_only=True):
+    """One key, without what makes it one."""
+
+    id: str
+    name: str
+    project: str
+    scopes: list[str]
+    sender_domains: Annotated[list[str], Meta(description="The only domains it may send from; none: any.")]
+    rate_per_second: Annotated[float | None, Meta(description="Emails a second, at most; null: no limit.")]
+    test: bool
+    prefix: Annotated[str, Meta(description="What it begins with, to know it by.")]
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+    last_used_at: Annotated[Time | None, Meta(description="Written down about once a minute.")]
+
+
+class NewKeyView(KeyView, frozen=True, kw_only=True):
+    """A new key. It is shown here and never again."""
+
+    key: str
+
+    def __repr__(self) -> str:
+        return f"NewKeyView(id={self.id!r})"
+
+
+class KeyList(Struct, frozen=True):
+    """All keys, newest first, revoked and expired ones included."""
+
+    data: list[KeyView]
+
+
+@post(
+    "/keys",
+    operation_id="createKey",
+    summary="Make a key",
+    description="The answer holds the key; only its hash is kept, so it can't be had again.",
+    status_code=201,
+    response_description="The key was made",
+    responses=problems(400, 401, 403, 413, 415, 422, 503),
+)
+async def create_key(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[NewKeyView]:
+    principal = await authorize(desk.authenticator, request, "admin")
+    read_query(request.scope["query_string"])
+    require_json(request.headers)
+    wanted = read_key_request(await request.body(), desk.clock(), outbox_only=desk.outbox_only)
+    project = wanted.project or principal.project
+    _check_may_give(principal, wanted, project)
+    key_id = desk.new_id()
+    key = new_key(key_id, test=wanted.test)
+    new = NewKey(
+        id=key_id,
+        project=project,
+        name=wanted.name,
+        digest=digest_of(key.encode()),
+        scopes=wanted.scopes,
+        sender_domains=wanted.sender_domains,
+        rate_per_second=wanted.rate_per_second,
+        expires_at=wanted.expires_at,
+        test=wanted.test,
+    )
+    view = NewKeyView(**_shown(await desk.keys.create(new, principal.key_id)), key=key)
+    headers = {"Location": f"/v1/keys/{key_id}", "Cache-Control": "no-store"}
+    return Response(view, status_code=201, headers=headers)
+
+
+@get(
+    "/keys",
+    operation_id="listKeys",
+    summary="All keys",
+    description="Of the caller's project; for an admin of `default`, of all projects.",
+    response_description="The keys, newest first",
+    responses=problems(401, 403, 422, 503),
+)
+async def list_keys(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> KeyList:
+    principal = await authorize(desk.authenticator, request, "admin")
+    read_query(request.scope["query_string"])
+    return KeyList([key_view(key) for key in await desk.keys.read_all(_reach(principal))])
+
+
+@delete(
+    "/keys/{key_id:str}",
+    operation_id="revokeKey",
+    summary="Revoke a key",
+    description="It is refused everywhere within 5 seconds. Revoking again changes nothing and is answered the same.",
+    status_code=200,
+    response_description="The key, revoked",
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+)
+async def revoke_key(key_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> KeyView:
+    principal = await authorize(desk.authenticator, request, "admin")
+    read_query(request.scope["query_string"])
+    read_nothing(request.headers, await request.body())
+    return key_view(await desk.keys.revoke(_reach(principal), read_key_id(key_id), principal.key_id))
+
+
+def key_view(key: StoredKey) -> KeyView:
+    return KeyView(**_shown(key))
+
+
+def _shown(key: StoredKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "project": key.project,
+        "scopes": list(key.scopes),
+        "sender_domains": list(key.sender_domains),
+        "rate_per_second": key.rate_per_second,
+        "test": key.test,
+        "prefix": prefix(key.id, test=key.test),
+        "created_at": rfc3339(key.created_at),
+        "expires_at": rfc3339_or_none(key.expires_at),
+        "revoked_at": rfc3339_or_none(key.revoked_at),
+        "last_used_at": rfc3339_or_none(key.last_used_at),
+    }
+
+
+def _reach(principal: Principal) -> str | None:
+    """The project whose keys are in its hand; None: all."""
+    return None if principal.project == "default" else principal.project
+
+
+def _check_may_give(principal: Principal, wanted: WantedKey, project: str) -> None:
+    """Nobody makes a key that reaches where the own one is kept from. Raises: Forbidden."""
+    if _reach(principal) not in {None, project}:
+        raise Forbidden("This key can make keys of its own project only.")
+    if "providers" in wanted.scopes and _reach(principal) and not principal.allow("providers"):
+        raise Forbidden("The scope `providers` reaches into all projects; this key can't give it.")
+    if principal.test and not wanted.test:
+        raise Forbidden("A test key can make test keys only.")
+    if principal.sender_domains and not set(wanted.sender_domains or [""]) <= set(principal.sender_domains):
+        raise Forbidden("This key can make keys for its own `sender_domains` only.")

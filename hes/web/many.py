@@ -1,0 +1,206 @@
+"""Emails in numbers: the list, and many handed in by one request."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from msgspec import UNSET, Struct, UnsetType
+
+from hes.errors import FieldError, Forbidden, Invalid
+from hes.model import EmailId, Reason, Status
+from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail
+from hes.web.auth import Principal, authorize
+from hes.web.desk import Desk
+from hes.web.documents import problems
+from hes.web.emails import new_email, read_submission
+from hes.web.problems import Problem, problem_of
+from hes.web.requests import body_bytes, is_email_id, read_idempotency_key, read_query, require_json
+from hes.web.shape import unreadable
+from hes.web.times import read_time
+from hes.web.views import EmailSummary, Time, accepted_view, email_summary
+
+MOST_IN_BATCH = 1000
+MOST_IN_PAGE = 100
+
+_TEXTS = ("to", "from", "tag", "reference", "provider")
+_FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", "limit", "cursor")
+
+
+class EmailPage(Struct, frozen=True):
+    """Some emails, newest first; `next_cursor` leads to the older ones, null: there are none."""
+
+    data: list[EmailSummary]
+    next_cursor: str | None
+
+
+class BatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Up to 1,000 emails. Good ones are accepted though others are bad."""
+
+    emails: list[msgspec.Raw]
+
+
+class BatchItemView(Struct, frozen=True, omit_defaults=True):
+    """What became of one of them: as the answer to a single send, or the problem with it."""
+
+    id: str | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
+    created_at: Time | UnsetType = UNSET
+    problem: Problem | UnsetType = UNSET
+
+
+class BatchView(Struct, frozen=True):
+    """One result for each email, in their order."""
+
+    data: list[BatchItemView]
+
+
+@get(
+    "/emails",
+    operation_id="listEmails",
+    summary="Emails, newest first",
+    response_description="A page of emails",
+    responses=problems(401, 403, 422, 503),
+)
+async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> EmailPage:
+    principal = await authorize(desk.authenticator, request, "emails:read")
+    page = await desk.emails.list(
+        principal.project, read_list_query(read_query(request.scope["query_string"], *_FILTERS))
+    )
+    last = page.emails[-1].delivery.email_id if page.more else None
+    return EmailPage([email_summary(one) for one in page.emails], _cursor(last) if last else None)
+
+
+def read_list_query(given: dict[str, str]) -> ListQuery:
+    """Raises Invalid, naming each parameter that is wrong."""
+    errors: list[FieldError] = []
+
+    def read(name: str, reader: Callable[[str], Any]) -> Any:
+        if name not in given:
+            return None
+        try:
+            return reader(given[name])
+        except ValueError as error:
+            errors.append(FieldError(name, str(error)))
+            return None
+
+    query = ListQuery(
+        status=read("status", _one_of(Status)),
+        reason=read("reason", _one_of(Reason)),
+        to=given.get("to"),
+        sender=given.get("from"),
+        tag=given.get("tag"),
+        reference=given.get("reference"),
+        provider=given.get("provider"),
+        created_after=read("created_after", read_time),
+        created_before=read("created_before", read_time),
+        limit=read("limit", _read_limit) or 50,
+        before=read("cursor", _read_cursor),
+    )
+    errors += [FieldError(name, "must not be empty or hold NUL") for name in _TEXTS if _is_bad(given.get(name))]
+    if errors:
+        raise Invalid("The query holds what can't be; `errors` names it.", errors)
+    return query
+
+
+def _is_bad(text: str | None) -> bool:
+    return text is not None and (not text or "\x00" in text)
+
+
+def _one_of(words: type[Status | Reason]) -> Callable[[str], Status | Reason]:
+    def read(text: str) -> Status | Reason:
+        if text not in list(words):
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return words(text)
+
+    return read
+
+
+def _read_limit(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MOST_IN_PAGE):
+        raise ValueError(f"must be 1 to {MOST_IN_PAGE}")
+    return int(text)
+
+
+def _cursor(last: EmailId) -> str:
+    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
+
+
+def _read_cursor(text: str) -> EmailId:
+    try:
+        email_id = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        email_id = ""
+    if not is_email_id(email_id):
+        raise ValueError("must be the `next_cursor` of an answer")
+    return EmailId(email_id)
+
+
+@post(
+    "/emails/batch",
+    operation_id="sendBatch",
+    summary="Send up to 1,000 emails by one request",
+    description="One transaction for all that are good; one result for each, in order. If none is good: 422.",
+    status_code=202,
+    response_description="The results",
+    responses=problems(400, 401, 403, 413, 415, 422, 503),
+)
+async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[BatchView]:
+    principal = await authorize(desk.authenticator, request, "emails:send")
+    read_query(request.scope["query_string"])
+    key = read_idempotency_key(request.headers.getall("idempotency-key", []))
+    require_json(request.headers)
+    with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
+        raw = await request.body()
+        items = [_item(desk, principal, one) for one in _read_batch(raw)]
+        desk.rates.spend(principal, sum(isinstance(item, NewEmail) for item in items))
+        if not any(isinstance(item, NewEmail) for item in items):
+            raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
+        of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None
+        results = await desk.emails.accept_batch(principal.project, items, of_key)
+    desk.wake()
+    return Response(BatchView([_item_view(result) for result in results]), status_code=202)
+
+
+def _read_batch(raw: bytes) -> list[msgspec.Raw]:
+    """Raises: Unreadable, Invalid."""
+    try:
+        emails = msgspec.json.decode(raw, type=BatchRequest).emails
+    except msgspec.ValidationError as error:
+        message = 'must be {"emails": [...]}'
+        raise Invalid(f"The body {message}.", [FieldError("", message)]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise unreadable(raw, error) from None
+    if not 1 <= len(emails) <= MOST_IN_BATCH:
+        message = f"must hold 1 to {MOST_IN_BATCH:,} emails"
+        raise Invalid(f"`emails` {message}.", [FieldError("emails", message)])
+    return emails
+
+
+def _item(desk: Desk, principal: Principal, raw: msgspec.Raw) -> NewEmail | BatchItem:
+    try:
+        submission = read_submission(desk, principal, bytes(raw))
+    except (Invalid, Forbidden) as error:
+        return BatchItem(problem=msgspec.to_builtins(problem_of(error)))
+    return new_email(desk, principal, submission, None)
+
+
+def _all_errors(items: list[NewEmail | BatchItem]) -> list[FieldError]:
+    """As in `emails[2].to`."""
+    found = []
+    for n, item in enumerate(items):
+        problem = item.problem if isinstance(item, BatchItem) else None
+        for error in (problem or {}).get("errors") or [{"path": "", "message": (problem or {}).get("detail", "")}]:
+            path = f"emails[{n}].{error['path']}" if error["path"] else f"emails[{n}]"
+            found.append(FieldError(path, error["message"]))
+    return found[:100]
+
+
+def _item_view(item: BatchItem) -> BatchItemView:
+    if item.accepted is None:
+        return BatchItemView(problem=msgspec.convert(item.problem, Problem))
+    view = accepted_view(item.accepted)
+    return BatchItemView(view.id, view.status, view.created_at)

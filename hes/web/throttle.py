@@ -1,0 +1,120 @@
+"""How often somebody may do something: token buckets, for wrong keys by client address and for sends by key.
+
+Each process counts for itself. Memory is bounded: of more names than it holds, the one that was not heard of longest is
+forgotten, and begins anew.
+"""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any, Final
+
+from litestar import Request
+
+from hes.errors import TooMany
+from hes.model import Monotonic
+from hes.settings import Network
+from hes.web.auth import Principal
+
+MOST_NAMES = 10_000
+WRONG_KEYS_AT_ONCE = 50
+WRONG_KEYS_PER_SECOND = 1.0
+
+IpAddress = IPv4Address | IPv6Address
+_ROUNDING: Final = 1e-6
+_NOWHERE: Final = "?"
+"""Who has no address, as over a Unix socket, shares one bucket with all such."""
+
+
+class Buckets:
+    """One bucket of tokens per name: full at first, emptied by what is taken, filled at its rate."""
+
+    def __init__(self, monotonic: Monotonic, most: int = MOST_NAMES) -> None:
+        self._monotonic = monotonic
+        self._most = most
+        self._full_at: dict[str, float] = {}
+        """When it will be full again: that says all about a bucket. What was touched last stands last."""
+
+    def wait_seconds(self, name: str, rate: float, size: float, count: float = 1.0) -> float:
+        """How long until that many are in it, or until it is full; 0: they are."""
+        missing = max(0.0, self._full_at.get(name, 0.0) - self._monotonic()) * rate
+        wait = (min(count, size) - (size - missing)) / rate
+        return wait if wait > _ROUNDING else 0.0
+
+    def take(self, name: str, rate: float, count: float = 1.0) -> None:
+        """Take that many, also more than are in it; then the next one waits for that much longer."""
+        self._full_at[name] = max(self._full_at.pop(name, 0.0), self._monotonic()) + count / rate
+        if len(self._full_at) > self._most:
+            del self._full_at[next(iter(self._full_at))]
+
+
+class WrongKeys:
+    """Stops whoever tries one key after the other, before they cost anything: 50 at once, then one a second."""
+
+    def __init__(self, monotonic: Monotonic, trusted_proxies: tuple[Network, ...] = ()) -> None:
+        self._buckets = Buckets(monotonic)
+        self._trusted = trusted_proxies
+
+    def refuse(self, request: Request[Any, Any, Any]) -> None:
+        """Raises TooMany if there were too many wrong keys from the client's address."""
+        if wait := self._wait(self._name(request)):
+            raise TooMany("Too many wrong keys came from this address.", wait)
+
+    def count(self, request: Request[Any, Any, Any]) -> None:
+        """There was one more. An empty bucket stays as it is: those that were under way together are no debt."""
+        name = self._name(request)
+        if not self._wait(name):
+            self._buckets.take(name, WRONG_KEYS_PER_SECOND)
+
+    def _wait(self, name: str) -> float:
+        return self._buckets.wait_seconds(name, WRONG_KEYS_PER_SECOND, WRONG_KEYS_AT_ONCE)
+
+    def _name(self, request: Request[Any, Any, Any]) -> str:
+        address = client_address(request, self._trusted)
+        if isinstance(address, IPv6Address):
+            return str(ip_network((address, 64), strict=False))  # what one customer gets: all of it is one client
+        return str(address or _NOWHERE)
+
+
+class Rates:
+    """What a key with a rate may send: as many at once as it may in one second."""
+
+    def __init__(self, monotonic: Monotonic) -> None:
+        self._buckets = Buckets(monotonic)
+
+    def spend(self, principal: Principal, count: int = 1) -> None:
+        """So many emails are to be sent. Raises: TooMany, and then nothing is spent.
+
+        A batch of more than a second's worth passes when a second's worth is there; those after it wait the longer.
+        """
+        rate = principal.rate_per_second
+        if rate is None:
+            return
+        if wait := self._buckets.wait_seconds(principal.key_id, rate, max(1.0, rate), count):
+            raise TooMany(f"This key may send {rate:g} emails a second.", wait)
+        self._buckets.take(principal.key_id, rate, count)
+
+
+def client_address(request: Request[Any, Any, Any], trusted: tuple[Network, ...]) -> IpAddress | None:
+    """Where a request comes from. `X-Forwarded-For` is read from its end, as far as trusted proxies wrote it."""
+    address = _address(request.client.host) if request.client else None
+    hops = _hops(request) if trusted else iter(())
+    while address is not None and any(address in network for network in trusted):
+        before = _address(next(hops, ""))
+        if before is None:
+            break
+        address = before
+    return address
+
+
+def _hops(request: Request[Any, Any, Any]) -> Iterator[str]:
+    lines = request.headers.getall("x-forwarded-for", [])
+    return reversed([hop.strip() for hop in ",".join(lines).split(",")])
+
+
+def _address(text: str) -> IpAddress | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,234 @@
+"""Drafts, scheduling, lists, batches, erasing."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.web.service import LEAST, NOWHERE, Service
+
+
+def later(**time: float) -> str:
+    return (datetime.now(UTC) + timedelta(**time)).isoformat()
+
+
+async def accepted(hes: Service, **fields: Any) -> str:
+    answer = await hes.send(LEAST | fields)
+    assert answer.status_code in {201, 202}, answer.text
+    return str(answer.json()["id"])
+
+
+async def read(hes: Service, email_id: str) -> dict[str, Any]:
+    email: dict[str, Any] = (await hes.ask("GET", f"/v1/emails/{email_id}")).json()
+    return email
+
+
+def types(email: dict[str, Any]) -> list[str]:
+    return [event["type"] for event in email["events"]]
+
+
+# --- drafts and times ------------------------------------------------------------------------------------------------
+
+
+async def test_a_draft_is_only_stored_until_it_is_sent(hes: Service) -> None:
+    answer = await hes.send(LEAST | {"draft": True})
+    assert (answer.status_code, answer.json()["status"]) == (201, "draft")
+    email_id = answer.json()["id"]
+    assert types(await read(hes, email_id)) == ["created"]
+    sent = await hes.ask("POST", f"/v1/emails/{email_id}/send")
+    assert (sent.status_code, sent.json()["status"]) == (202, "queued")
+    assert types(sent.json()) == ["created", "queued"]
+    assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).status_code == 409
+
+
+async def test_an_email_for_later_is_scheduled_moved_and_promoted(hes: Service) -> None:
+    email_id = await accepted(hes, send_at=later(hours=2))
+    email = await read(hes, email_id)
+    assert email["status"] == "scheduled"
+    assert email["send_at"] == email["events"][-1]["data"]["send_at"]
+    assert email["expires_at"] > email["send_at"]
+    moved = await hes.ask("PATCH", f"/v1/emails/{email_id}", json={"send_at": later(hours=5)})
+    assert (moved.status_code, moved.json()["status"]) == (200, "scheduled")
+    assert moved.json()["send_at"] > email["send_at"]
+    promoted = await hes.ask("POST", f"/v1/emails/{email_id}/send")
+    assert (promoted.status_code, promoted.json()["status"]) == (202, "queued")
+    assert types(promoted.json()) == ["created", "scheduled", "rescheduled", "queued"]
+
+
+async def test_a_draft_keeps_the_time_that_it_was_given(hes: Service) -> None:
+    email_id = await accepted(hes, draft=True, send_at=later(hours=2))
+    assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).json()["status"] == "scheduled"
+
+
+async def test_a_time_in_the_past_means_now(hes: Service) -> None:
+    assert (await read(hes, await accepted(hes, send_at="2020-01-01T00:00:00Z")))["status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    "send_at",
+    ["tomorrow", "", "2026-12-24", "2026-12-24T18:00:00", "2199-01-01T00:00:00Z", 17, "2026-13-24T18:00:00Z"],
+)
+async def test_what_is_no_time_or_too_far_is_422(hes: Service, send_at: object) -> None:
+    for answer in (
+        await hes.send(LEAST | {"send_at": send_at}),
+        await hes.ask("PATCH", f"/v1/emails/{NOWHERE}", json={"send_at": send_at}),
+    ):
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["path"] == "send_at"
+
+
+async def test_what_was_cancelled_is_sent_again_with_a_new_life(hes: Service) -> None:
+    email_id = await accepted(hes, expires_in=60)
+    assert (await hes.ask("POST", f"/v1/emails/{email_id}/cancel")).json()["status"] == "cancelled"
+    again = await hes.ask("POST", f"/v1/emails/{email_id}/send", json={"send_at": later(days=3)})
+    assert (again.status_code, again.json()["status"]) == (202, "scheduled")
+    assert again.json()["expires_at"] > again.json()["send_at"]
+
+
+async def test_another_version_than_the_one_named_is_412(hes: Service) -> None:
+    email_id = await accepted(hes, send_at=later(hours=2))
+    tag = (await hes.ask("GET", f"/v1/emails/{email_id}")).headers["etag"]
+    path, body = f"/v1/emails/{email_id}", {"send_at": later(hours=3)}
+    assert (await hes.ask("PATCH", path, json=body, headers={"If-Match": tag})).status_code == 200
+    assert (await hes.ask("PATCH", path, json=body, headers={"If-Match": tag})).status_code == 412
+    assert (await hes.ask("PATCH", path, json=body, headers={"If-Match": "today"})).status_code == 400
+
+
+async def test_what_has_no_time_can_not_get_another(hes: Service) -> None:
+    answer = await hes.ask("PATCH", f"/v1/emails/{await accepted(hes)}", json={"send_at": later(hours=1)})
+    assert answer.status_code == 409
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+async def listed(hes: Service, query: str = "") -> list[str]:
+    answer = await hes.ask("GET", f"/v1/emails?{query}")
+    assert answer.status_code == 200, answer.text
+    return [email["id"] for email in answer.json()["data"]]
+
+
+async def test_a_list_is_newest_first_and_its_pages_never_shift(hes: Service) -> None:
+    ids = [await accepted(hes) for _ in range(5)]
+    first = (await hes.ask("GET", "/v1/emails?limit=2")).json()
+    assert [email["id"] for email in first["data"]] == ids[:2:-1]
+    assert "attempts" not in first["data"][0]
+    await accepted(hes)
+    second = (await hes.ask("GET", f"/v1/emails?limit=2&cursor={first['next_cursor']}")).json()
+    assert [email["id"] for email in second["data"]] == ids[2:0:-1]
+    third = (await hes.ask("GET", f"/v1/emails?limit=2&cursor={second['next_cursor']}")).json()
+    assert ([email["id"] for email in third["data"]], third["next_cursor"]) == (ids[:1], None)
+
+
+async def test_each_filter_finds_what_it_names(hes: Service) -> None:
+    plain = await accepted(hes)
+    other = await accepted(
+        hes,
+        **{"from": "Other <other@example.com>"},
+        to="bob@example.org",
+        cc=["eve@example.org"],
+        tags={"kind": "welcome", "x": 'a"b%'},
+        reference="order-7",
+        send_at=later(hours=1),
+    )
+    finds_other = ["status=scheduled", "to=bob@example.org", "to=eve@example.org", "from=other@example.com"]
+    finds_other += ["tag=kind:welcome", "tag=kind", "reference=order-7", "tag=x:a%22b%25"]
+    for query in finds_other:
+        assert await listed(hes, query) == [other], query
+    assert await listed(hes, "status=queued") == [plain]
+    for query in (
+        "tag=kind:Welcome",
+        "tag=elcome",
+        "provider=one",
+        "reason=doubt",
+        "created_after=2099-01-01T00:00:00Z",
+    ):
+        assert await listed(hes, query) == [], query
+    assert await listed(hes, "created_before=2099-01-01T00:00:00Z&created_after=2020-01-01T00:00:00Z") == [other, plain]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("status=lost", "reason=x", "limit=0", "limit=101", "limit=x", "cursor=x", "created_after=now"),
+        *("to=", "tag=%00", "project=other", "status=queued&status=sent"),
+    ],
+)
+async def test_a_wrong_parameter_is_422_and_named(hes: Service, query: str) -> None:
+    answer = await hes.ask("GET", f"/v1/emails?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["path"] == query.partition("=")[0]
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+async def test_of_a_batch_the_good_ones_are_accepted_and_the_bad_ones_told(hes: Service) -> None:
+    emails = [LEAST, LEAST | {"to": "nobody"}, LEAST | {"draft": True}, 7]
+    answer = await hes.ask("POST", "/v1/emails/batch", json={"emails": emails})
+    assert answer.status_code == 202
+    good, bad, draft, number = answer.json()["data"]
+    assert (good["status"], draft["status"]) == ("queued", "draft")
+    assert bad["problem"]["errors"][0]["path"] == "to"
+    assert number["problem"]["status"] == 422
+    assert sorted(await listed(hes)) == sorted([good["id"], draft["id"]])
+    assert hes.wakes == 1
+
+
+async def test_a_batch_of_bad_ones_only_is_422_and_stores_nothing(hes: Service) -> None:
+    answer = await hes.ask("POST", "/v1/emails/batch", json={"emails": [LEAST | {"to": "nobody"}, {}]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["path"] == "emails[0].to"
+    assert await listed(hes) == []
+
+
+async def test_a_batch_with_a_key_is_stored_once(hes: Service) -> None:
+    body, headers = {"emails": [LEAST, {}, LEAST]}, {"Idempotency-Key": "k"}
+    first = await hes.ask("POST", "/v1/emails/batch", json=body, headers=headers)
+    again = await hes.ask("POST", "/v1/emails/batch", json=body, headers=headers)
+    assert first.json() == again.json()
+    assert len(await listed(hes)) == 2
+    other = await hes.ask("POST", "/v1/emails/batch", json={"emails": [LEAST]}, headers=headers)
+    assert other.status_code == 422
+    single = await hes.send(LEAST, headers=headers)
+    assert single.status_code == 422
+
+
+@pytest.mark.parametrize("body", [{"emails": []}, {"emails": [LEAST] * 1001}, {}, [], {"emails": [LEAST], "x": 1}])
+async def test_a_batch_that_is_none_is_422(hes: Service, body: object) -> None:
+    assert (await hes.ask("POST", "/v1/emails/batch", json=body)).status_code == 422
+
+
+async def test_a_thousand_emails_are_one_request(hes: Service) -> None:
+    began = time.monotonic()
+    answer = await hes.ask("POST", "/v1/emails/batch", json={"emails": [LEAST] * 1000})
+    assert len({item["id"] for item in answer.json()["data"]}) == 1000
+    assert time.monotonic() - began < 30
+
+
+# --- erasing ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_erased_email_keeps_its_trace_without_addresses(hes: Service) -> None:
+    email_id = await accepted(hes, to="ann@example.org")
+    assert (await hes.ask("DELETE", f"/v1/emails/{email_id}")).status_code == 409
+    await hes.ask("POST", f"/v1/emails/{email_id}/cancel")
+    for _ in range(2):
+        assert (await hes.ask("DELETE", f"/v1/emails/{email_id}")).status_code == 204
+    answer = await hes.ask("GET", f"/v1/emails/{email_id}?include=content")
+    assert (answer.json()["status"], answer.json()["content"]) == ("cancelled", None)
+    assert "example.org" not in answer.text
+    assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).status_code == 409
+
+
+async def test_an_erased_draft_is_cancelled(hes: Service) -> None:
+    email_id = await accepted(hes, draft=True)
+    await hes.ask("DELETE", f"/v1/emails/{email_id}")
+    assert (await read(hes, email_id))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(("method", "tail"), [("DELETE", ""), ("POST", "/send"), ("PATCH", "")])
+async def test_anothers_email_is_404(hes: Service, method: str, tail: str) -> None:
+    sent: dict[str, Any] = {"json": {"send_at": later(hours=1)}} if method == "PATCH" else {}
+    assert (await hes.ask(method, f"/v1/emails/{NOWHERE}{tail}", **sent)).status_code == 404
