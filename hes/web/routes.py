@@ -5,6 +5,7 @@ from functools import cache
 import msgspec
 from litestar import HttpMethod, Litestar, Router, route
 from litestar.di import Provide
+from litestar.routes import HTTPRoute
 
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
@@ -55,7 +56,15 @@ def _routers(max_body_bytes: int) -> list[Router]:
     )
     keys = Router("/v1", route_handlers=[create_key, list_keys, revoke_key], tags=["keys"])
     health = Router("", route_handlers=[is_alive, is_ready, is_alive_by_head, is_ready_by_head], tags=["health"])
-    return [v1, providers, keys, health]
+    return [_without_options(router) for router in (v1, providers, keys, health)]
+
+
+def _without_options(router: Router) -> Router:
+    """The application makes its own answers to OPTIONS; those of routers name only the method registered first."""
+    for one in router.routes:
+        if isinstance(one, HTTPRoute):
+            one.route_handlers = [h for h in one.route_handlers if h.http_methods != {HttpMethod.OPTIONS}]
+    return router
 
 
 @route("/openapi.json", http_method=[HttpMethod.GET, HttpMethod.HEAD], media_type="application/json")
