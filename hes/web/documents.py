@@ -109,16 +109,46 @@ _IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     "example": "order-17-receipt",
 }
-_PARAMETERS = {
-    "sendEmail": _IDEMPOTENCY_KEY,
-    "sendBatch": _IDEMPOTENCY_KEY,
-    "getEmail": {
-        "name": "include",
-        "in": "query",
-        "description": "`content`: with bodies, headers and attachments.",
-        "schema": {"type": "string", "enum": ["content"]},
-    },
+_TIME = {"type": "string", "format": "date-time"}
+_FILTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "status": ("In this status", {"$ref": "#/components/schemas/Status"}),
+    "reason": ("With this reason", {"$ref": "#/components/schemas/Reason"}),
+    "to": ("To this address, also in copy", {"type": "string", "minLength": 1}),
+    "from": ("From this address", {"type": "string", "minLength": 1}),
+    "tag": ("With this tag, `key:value` or `key`", {"type": "string", "minLength": 1}),
+    "reference": ("With this `reference`", {"type": "string", "minLength": 1}),
+    "provider": ("Taken by this provider, or tried there last", {"type": "string", "minLength": 1}),
+    "created_after": ("Handed in since then", _TIME),
+    "created_before": ("Handed in before", _TIME),
+    "limit": ("How many at most; 50 if not given", {"type": "integer", "minimum": 1, "maximum": 100}),
+    "cursor": ("The `next_cursor` of the answer before", {"type": "string"}),
 }
+_PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "sendEmail": [_IDEMPOTENCY_KEY],
+    "sendBatch": [_IDEMPOTENCY_KEY],
+    "getEmail": [
+        {
+            "name": "include",
+            "in": "query",
+            "description": "`content`: with bodies, headers and attachments.",
+            "schema": {"type": "string", "enum": ["content"]},
+        }
+    ],
+    "listEmails": [
+        {"name": name, "in": "query", "description": description, "schema": schema}
+        for name, (description, schema) in _FILTERS.items()
+    ],
+    "rescheduleEmail": [
+        {
+            "name": "If-Match",
+            "in": "header",
+            "description": "The version that is to be changed, as the `ETag` of an answer has it.",
+            "schema": {"type": "string", "pattern": r'^(\*|(W/)?"?[0-9]{1,9}"?)$'},
+            "example": '"4"',
+        }
+    ],
+}
+_OPTIONAL_BODIES = {"sendEmailAgain"}
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
@@ -190,15 +220,18 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _complete(operation: dict[str, Any]) -> None:
     name = operation["operationId"]
-    if parameter := _PARAMETERS.get(name):
-        operation.setdefault("parameters", []).append(parameter)
+    if parameters := _PARAMETERS.get(name):
+        operation.setdefault("parameters", []).extend(parameters)
     if name in _BODIES:
         schema, examples = _BODIES[name]
         content = {
             "schema": {"$ref": f"#/components/schemas/{schema}"},
             "examples": {key: {"value": value} for key, value in examples.items()},
         }
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        operation["requestBody"] = {
+            "required": name not in _OPTIONAL_BODIES,
+            "content": {"application/json": content},
+        }
     if MEDIA_TYPE not in operation["responses"].get("400", {}).get("content", {MEDIA_TYPE}):
         del operation["responses"]["400"]  # Litestar's guess for whatever has a parameter; ours answer 404 and 422
     for status, response in operation["responses"].items():

@@ -15,6 +15,8 @@ def read_time(text: str) -> Millis:
         raise ValueError("must be a time as in RFC 3339, like 2026-12-24T18:00:00Z") from None
     if at.tzinfo is None or "T" not in text.upper():
         raise ValueError("must say its offset, like 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00")
+    if at.timestamp() < 0:  # nothing here is that old, and the year 0 could not be shown again
+        raise ValueError("must not be before 1970")
     return round(at.timestamp() * 1000)
 
 

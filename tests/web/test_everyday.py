@@ -67,7 +67,16 @@ async def test_a_time_in_the_past_means_now(hes: Service) -> None:
 
 @pytest.mark.parametrize(
     "send_at",
-    ["tomorrow", "", "2026-12-24", "2026-12-24T18:00:00", "2199-01-01T00:00:00Z", 17, "2026-13-24T18:00:00Z"],
+    [
+        "0001-01-01T00:00:00+14:00",
+        "tomorrow",
+        "",
+        "2026-12-24",
+        "2026-12-24T18:00:00",
+        "2199-01-01T00:00:00Z",
+        17,
+        "2026-13-24T18:00:00Z",
+    ],
 )
 async def test_what_is_no_time_or_too_far_is_422(hes: Service, send_at: object) -> None:
     for answer in (

@@ -9,6 +9,7 @@ import pytest
 
 from hes.model import Decision, EventType, OnDoubt, Outcome, Reason, Resolution, Status
 from hes.web.email_request import NOT_BUILT
+from hes.web.many import _FILTERS
 from hes.web.problems import MEDIA_TYPE, Problem
 from hes.web.routes import _document
 from hes.web.shape import FIELDS
@@ -159,3 +160,14 @@ async def test_an_email_is_shown_with_the_fields_that_are_told(hes: Service) -> 
         ("ContentView", found["content"]),
     ):
         assert list(SCHEMAS[schema]["properties"]) == list(value)
+
+
+async def test_options_names_all_methods_of_a_path(hes: Service) -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        answer = await hes.ask("OPTIONS", path.replace("{email_id}", NOWHERE), key=None)
+        named = set(answer.headers["allow"].lower().split(", "))
+        assert named - {"head"} == {*operations, "options"}
+
+
+def test_what_filters_a_list_is_told() -> None:
+    assert [p["name"] for p in OPERATIONS["listEmails"]["parameters"]] == list(_FILTERS)
