@@ -50,8 +50,10 @@ class Server(uvicorn.Server):
         self._tell_started()
 
 
-async def serve(settings: Settings, *, clock: Clock = now) -> None:
+async def serve(settings: Settings, *, clock: Clock = now, started: Callable[[str], object] = lambda _: None) -> None:
     """One process's life: start, work until SIGTERM or SIGINT, stop within the grace period.
+
+    `started`: is told the URL once it serves.
 
     Raises ConfigError, and what an actor or the storage died of: then the process must end, and not with 0.
     """
@@ -73,9 +75,12 @@ async def serve(settings: Settings, *, clock: Clock = now) -> None:
         stack.push_async_callback(mailer.aclose)
         readiness = Readiness()
         web = create_app(settings, storage, mailer, new_id, clock, readiness, stored_keys)
-        server = Server(
-            _uvicorn_config(web, settings), lambda: _log.info("HES %s serves %s", __version__, url_of(listener))
-        )
+
+        def tell_started() -> None:
+            _log.info("HES %s serves %s", __version__, url_of(listener))
+            started(url_of(listener))
+
+        server = Server(_uvicorn_config(web, settings), tell_started)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(stored_keys.run)
         stopped = anyio.Event()

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "web": f"errors model provider_settings settings telemetry {KINDLESS} storage.key_records",
     "client": "errors provider_settings",  # a program of its own, over HTTP: nothing of the service
     "cli": "hes",  # everything: its commands are the service's start, or clients
+    "demo": "client serving settings",  # a client of a HES that it serves itself, with providers of its own
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
     "serving": "app errors ids model settings web.api_keys web.desk",  # a process's life, around what app wires
     "__main__": "cli errors",

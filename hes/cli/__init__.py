@@ -12,6 +12,7 @@ USAGE = 2
 
 COMMANDS = {
     "serve": "Serve until SIGTERM.",
+    "demo": "A failover, live",
     "db": "The database's schema.",
     "send": "Send an email through a running HES.",
     "emails": "What became of emails, and what is to become of them.",

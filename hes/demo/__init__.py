@@ -1,0 +1,1 @@
+"""`hes demo`: a failover told live. HES itself is the real one; only the two providers are made up."""
