@@ -21,7 +21,7 @@ def demo(*, fast: bool) -> None:
     from hes.demo.story import FAST, IN_A_MINUTE, tell
     from hes.demo.view import Show
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also before HES listens for it: cleaned up and gone
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts; the story listens itself later
     log.configure("critical")  # what HES would log is told here
     pace = FAST if fast else IN_A_MINUTE
     with Show(pace.emails_per_second) as show:

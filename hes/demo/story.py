@@ -3,9 +3,10 @@
 The emails go in, and all that is told of HES comes out, by its API: what is seen here is what every client sees.
 """
 
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
@@ -83,36 +84,42 @@ class View(Protocol):
 
 
 async def tell(pace: Pace, view: View) -> Figures | None:
-    """The whole story. None: it was interrupted. Leaves nothing behind."""
+    """The whole story. None: a signal ended it. Leaves nothing behind."""
+    story: Story | None = None
     with TemporaryDirectory(prefix="hes-demo-") as folder:
         async with FakeProvider("sendgrid") as steady, FakeProvider("mailgun") as shaky:
-            settings = _settings(Path(folder), (steady, shaky), pace)
+            key = token_hex(20)
+            settings = _settings(Path(folder), key, (steady, shaky), pace)
             async with anyio.create_task_group() as tasks:
-                url = await tasks.start(_serve, settings, tasks.cancel_scope)
-                async with AsyncClient(url, settings.bootstrap_key.reveal() if settings.bootstrap_key else "") as hes:
-                    story = Story(hes, steady, shaky, pace, view)
-                    await story.run()
-                tasks.cancel_scope.cancel()
-                return story.figures
-    return None
+                url = await tasks.start(_serve, settings)
+                # After HES listens for signals itself: now they are told here instead, and all ends at once.
+                with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                    tasks.start_soon(_cancel_at, signals, tasks.cancel_scope)
+                    async with AsyncClient(url, key) as hes:
+                        story = Story(hes, steady, shaky, pace, view)
+                        await story.run()
+                    tasks.cancel_scope.cancel()
+    return story.figures if story else None
 
 
-async def _serve(
-    settings: Settings, everything: anyio.CancelScope, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    """HES as `hes serve` runs it. It ends by itself only at a signal, and the story with it."""
+async def _serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
+    """HES as `hes serve` runs it."""
     await serving.serve(settings, started=task_status.started)
-    everything.cancel()
 
 
-def _settings(folder: Path, providers: Sequence[FakeProvider], pace: Pace) -> Settings:
+async def _cancel_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
+
+
+def _settings(folder: Path, key: str, providers: Sequence[FakeProvider], pace: Pace) -> Settings:
     """Nothing of this machine's own settings has a say."""
     sendgrid, mailgun = (provider.url.replace("://", "%3A%2F%2F") for provider in providers)
     environ = {
         "HES_DATABASE_URL": f"sqlite:///{folder / 'hes.db'}",
         "HES_OUTBOX_DIR": str(folder / "outbox"),
         "HES_PORT": "0",
-        "HES_BOOTSTRAP_KEY": token_hex(20),
+        "HES_BOOTSTRAP_KEY": key,
         "HES_GATE_OPEN_SECONDS": str(pace.gate_open_seconds),
         "HES_PROVIDERS": f"sendgrid://{_MADE_UP_KEY}@default?base_url={sendgrid} "
         f"mailgun://{_MADE_UP_KEY}@default/demo.example?base_url={mailgun}",

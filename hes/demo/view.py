@@ -56,8 +56,14 @@ class Show:
 
     def _table(self, now: Now) -> Table:
         table = Table(box=None, pad_edge=False)
-        for head in ("provider", "state", "emails a second", "taken", "why"):
-            table.add_column(head, no_wrap=True, justify="right" if head == "taken" else "left")
+        for head, width in (
+            ("provider", 8),
+            ("state", 7),
+            ("emails a second", _BAR_CELLS + 5),
+            ("taken", 6),
+            ("why", 3),
+        ):
+            table.add_column(head, min_width=width, no_wrap=True, justify="right" if head == "taken" else "left")
         for one in now.providers:
             cells = min(_BAR_CELLS, round(one.per_second / self._most_per_second * _BAR_CELLS))
             style = _STYLES.get(one.state, "")
