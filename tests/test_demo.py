@@ -39,7 +39,9 @@ def test_a_failover_is_told_with_figures_and_nothing_is_left(tmp_path: Path) -> 
         "traffic returns to mailgun",
     )
     assert re.search(".*".join(map(re.escape, sentences)), told, re.DOTALL), told
-    number = {name: int(count.replace(",", "")) for name, count in re.findall(r"^ *([a-z ]+): ([\d,]+)", told, re.M)}
+    number = {
+        name: int(count.replace(",", "")) for name, count in re.findall(r"^ *([a-z ]+): ([\d,]+)", told, re.MULTILINE)
+    }
     assert number["accepted"] == number["sent"] > 100
     assert number["failed over"] >= 10
     assert number["doubts"] >= 5
