@@ -194,7 +194,8 @@ async def test_refused_credentials_fail_no_email_and_are_tried_again_later(tmp_p
         assert fake.copies(email["id"]) == 1
     assert [outcome for _, outcome in outcomes(email)] == ["refused", "refused", "accepted"]
     one, two, _ = email["attempts"]
-    assert seconds(one["ended_at"], two["started_at"]) >= 0.3, "HES_GATE_OPEN_SECONDS"
+    # HES_GATE_OPEN_SECONDS, give or take a fifth; both times are whole milliseconds.
+    assert seconds(one["ended_at"], two["started_at"]) >= 0.3 * 0.8 - 0.002
 
 
 async def test_a_throttled_email_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
