@@ -29,7 +29,10 @@ _MADE_ANEW = {
     "arc-seal",
     "arc-message-signature",
     "arc-authentication-results",
+    "x-hes-id",  # in what the outbox keeps
+    "x-hes-attempt",
 }
+_ALTERNATIVES = {"text/plain", "text/html", "multipart/related", "multipart/mixed"}
 _HARMLESS = {"name", "charset", "format", "delsp", "x-unix-mode", "x-mac-type", "x-mac-creator", "x-apple-part-url"}
 """Parameters of a content type that the API has another place for, or nobody needs."""
 _PLAIN_POLICY = email.policy.default.clone(linesep="\n")
@@ -145,12 +148,7 @@ def _walk(part: EmailMessage, body: _Body) -> None:
 def _check_alternative(kind: str, child: Any) -> None:
     """As an attachment it would be shown beside the bodies instead of in place of them."""
     type_ = child.get_content_type()
-    if kind == "multipart/alternative" and type_ not in {
-        "text/plain",
-        "text/html",
-        "multipart/related",
-        "multipart/mixed",
-    }:
+    if kind == "multipart/alternative" and type_ not in _ALTERNATIVES:
         raise CannotExpress(f"the file offers {type_} as an alternative body; HES takes one text and one HTML body")
 
 
