@@ -10,7 +10,6 @@ from hes.case import Case, Change
 from hes.errors import WrongState
 from hes.lanes import lane_of
 from hes.model import Decision, EventType, Millis, Outcome, Reason, Resolution, Status
-from hes.policy import declined
 from hes.routing import POISON_LAPSES, Routing
 from hes.transitions import Cause, allows, move
 
@@ -132,13 +131,13 @@ def disbelieve(routing: Routing, case: Case, provider: str, now: Millis) -> Chan
 
     Another is asked, if the email's time is not over and there is another.
     """
-    delivery = declined(case.delivery, provider)
+    delivery = case.delivery
     if delivery.reason is not Reason.REJECTED or delivery.expires_at <= now or case.open_doubts:
         return None
     last = case.attempts[-1] if case.attempts else None
     is_its_word = last is not None and last.provider == provider and last.outcome is Outcome.REJECTED
-    if not is_its_word or not routing.usable(lane_of(delivery)):
+    if not is_its_word or all(name == provider for name in routing.usable(lane_of(delivery))):
         return None
-    queued = move(delivery, Cause.NOT_BELIEVED, Status.QUEUED, tried=(), due_at=now)
+    queued = move(delivery, Cause.NOT_BELIEVED, Status.QUEUED, tried=(provider,), due_at=now)
     why = f"{provider} rejects everything, so its word does not count"
     return Change(queued, (timeline.queued(queued, now, last, why=why),))

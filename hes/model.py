@@ -330,7 +330,7 @@ class Room(Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     """Its share of the traffic now: the configured one, less while it fails or answers slowly."""
     is_shut: bool = False
-    """Nobody can go there, and not only because all hands are busy."""
+    """Nobody can go there for a while, and not only because all hands are busy or the rate is used up."""
     is_probe: bool = False
     """Its one hand is to find out whether it works again."""
     closed_domains: frozenset[str] = frozenset()
@@ -346,6 +346,7 @@ class FactKind(StrEnum):
 
     REFUSED = "refused"
     PAUSED = "paused"
+    THROTTLED = "throttled"
 
 
 class Fact(Struct, frozen=True, kw_only=True):
@@ -360,7 +361,11 @@ class Fact(Struct, frozen=True, kw_only=True):
     until: Millis | None = None
     """When it is asked again; None: when an operator says so."""
     by: str
-    """Who says so: an operator's key, or a process."""
+    """Who says so: an operator's key, or the provider."""
+
+    @property
+    def key(self) -> "FactKey":
+        return self.provider, self.kind, self.sender_domain
 
 
 FactKey = tuple[str, FactKind, str]
@@ -398,6 +403,8 @@ class GateStatus(Struct, frozen=True, kw_only=True):
     sent_last_minute: int
     error_rate: float
     """Of late, between 0 and 1; fades within half a minute."""
+    retries_left: int
+    """What is left of the retry budget."""
     refused_sender_domains: tuple[str, ...]
     daily_quota: int | None = None
     quota_left: int | None = None

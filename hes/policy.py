@@ -45,7 +45,8 @@ Rooms = Mapping[str, Room]
 NOBODY_IS_SHUT: Rooms = MappingProxyType({})
 """For what is decided where the providers' gates are not known."""
 
-_BACKS_OFF = frozenset({Outcome.UNAVAILABLE, Outcome.IN_DOUBT})
+_BACKS_OFF = frozenset({Outcome.UNAVAILABLE, Outcome.IN_DOUBT, Outcome.REJECTED})
+"""`rejected`: by a provider that is not believed, and nobody else is there to ask."""
 
 WENT_OUT = frozenset({Status.SENT, Status.DELIVERED, Status.BOUNCED, Status.COMPLAINED})
 
@@ -63,10 +64,11 @@ class Policy:
     def lease(
         self, delivery: Delivery, provider: str, attempt_id: AttemptId, render_version: int, now: Millis
     ) -> Change:
-        """Give it into a provider's free hand."""
+        """Give it into a provider's free hand. One that was tried in this round already begins the next one."""
         number = delivery.attempts + 1
+        is_next_round = provider in delivery.tried
         leased = move(
-            delivery,
+            replace(delivery, tried=(), round=delivery.round + 1, is_retry=True) if is_next_round else delivery,
             Cause.LEASE,
             Status.SENDING,
             attempt_id=attempt_id,
@@ -121,7 +123,7 @@ class Policy:
             return None
         if ended.answer is not None and ended.answer.outcome in (Outcome.DECLINED, Outcome.REJECTED):
             # It moves nothing any more, but that provider need not be asked again.
-            case = replace(case, delivery=declined(case.delivery, attempt.provider))
+            case = replace(case, delivery=_declined(case.delivery, attempt.provider))
         return self.evidence(case, proof, now)
 
     def lapse(self, case: Case, now: Millis) -> Change:
@@ -196,18 +198,36 @@ class Policy:
         *,
         is_believed: bool,
     ) -> Change:
-        if not is_believed:
-            without = declined(delivery, over.provider)
-            if self.routing.usable(lane_of(without)):
-                queued = move(self._next_try(without, over, now, rooms), Cause.TRY_AGAIN, Status.QUEUED)
-                why = "the provider rejects everything of late; another is asked before this counts"
-                return Change(queued, (timeline.queued(queued, now, over, why=why),))
+        is_heard_alone = not _also_rejected(attempts, over.provider) and self._is_another_usable(
+            delivery, over.provider
+        )
+        if not is_believed and is_heard_alone:
+            queued = move(self._next_try(delivery, over, now, rooms), Cause.TRY_AGAIN, Status.QUEUED)
+            why = "the provider rejects everything of late; another is asked before this counts"
+            return Change(queued, (timeline.queued(queued, now, over, why=why),))
         # One copy may be on its way already: then the email is not failed, whatever the second provider thinks of it.
         if any(a.is_open_doubt for a in attempts):
             held = move(delivery, Cause.REJECTED, Status.HELD, Reason.REJECTED_AFTER_DOUBT)
             return Change(held, (timeline.held(held, now, over),))
         failed = move(delivery, Cause.REJECTED, Status.FAILED, Reason.REJECTED)
         return Change(failed, (timeline.failed(failed, now, over),))
+
+    def _is_another_usable(self, delivery: Delivery, provider: str) -> bool:
+        return any(name != provider for name in self.routing.usable(lane_of(delivery)))
+
+    def verdicts(self, case: Case, ended: Ended) -> list[tuple[str, bool]]:
+        """Providers whose rejection of this email is judged by this outcome, each with whether it proves them wrong.
+
+        One that was not believed is right as well if there was nobody else to ask.
+        """
+        outcome = ended.answer.outcome if ended.answer else None
+        if outcome not in (Outcome.ACCEPTED, Outcome.REJECTED):
+            return []
+        others = _also_rejected(case.attempts, ended.provider)
+        judged = [(name, outcome is Outcome.ACCEPTED) for name in others]
+        if outcome is Outcome.REJECTED and (others or not self._is_another_usable(case.delivery, ended.provider)):
+            judged.append((ended.provider, False))
+        return judged
 
     def _try_again(
         self,
@@ -221,7 +241,7 @@ class Policy:
     ) -> Change:
         """Surely not accepted, and not the email's fault: due again, at another provider or later."""
         if over.outcome is Outcome.DECLINED:
-            delivery = declined(delivery, over.provider)
+            delivery = _declined(delivery, over.provider)
             if not self.routing.usable(lane_of(delivery)):
                 return self._no_provider(delivery, over, attempts, now)
         queued = move(self._next_try(delivery, over, now, rooms, lapsed=lapsed), Cause.TRY_AGAIN, Status.QUEUED)
@@ -268,13 +288,13 @@ class Policy:
         if any(name not in tried for name in self.routing.open_ones(lane_of(delivery), rooms)):
             return replace(delivery, tried=tried, due_at=now)
         if lapsed or over.outcome not in _BACKS_OFF:
-            return replace(delivery, tried=(), due_at=now)
+            return replace(delivery, tried=(), is_retry=False, due_at=now)
         pause = self._backoff(over.provider, delivery.round)
         return replace(
             delivery,
             tried=(),
             round=delivery.round + 1,
-            is_retry=delivery.is_retry or over.outcome is Outcome.UNAVAILABLE,
+            is_retry=over.outcome is Outcome.UNAVAILABLE,
             due_at=now + _millis(pause),
         )
 
@@ -347,13 +367,9 @@ def holds_lease(case: Case, ended: Ended) -> bool:
     return case.delivery.attempt_id == ended.attempt_id
 
 
-def words_about_others(case: Case, ended: Ended) -> list[tuple[str, bool]]:
-    """Providers that rejected this email before, each with whether this outcome proves them wrong."""
-    outcome = ended.answer.outcome if ended.answer else None
-    if outcome not in (Outcome.ACCEPTED, Outcome.REJECTED) or not ended.is_believed:
-        return []
-    others = (a for a in case.attempts if a.outcome is Outcome.REJECTED and a.provider != ended.provider)
-    return [(other.provider, outcome is Outcome.ACCEPTED) for other in others]
+def _also_rejected(attempts: Iterable[Attempt], but: str) -> list[str]:
+    """Who else has rejected it."""
+    return [a.provider for a in attempts if a.outcome is Outcome.REJECTED and a.provider != but]
 
 
 def _late_evidence(ended: Ended) -> Evidence | None:
@@ -380,7 +396,7 @@ def _touched(delivery: Delivery) -> Delivery:
     return replace(delivery, version=delivery.version + 1)
 
 
-def declined(delivery: Delivery, provider: str) -> Delivery:
+def _declined(delivery: Delivery, provider: str) -> Delivery:
     """That provider never gets it again."""
     return replace(delivery, declined_by=(*delivery.declined_by, provider))
 

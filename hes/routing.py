@@ -11,11 +11,15 @@ from msgspec import Struct
 
 from hes.case import Rules
 from hes.lanes import Lane, lane_of
-from hes.model import Delivery, OnDoubt, Room
+from hes.model import Delivery, Millis, OnDoubt, Room
 from hes.rotation import Rotation
 
 POISON_LAPSES = 3
 """In flight at so many crashes: held, whatever the policy."""
+
+BUSY_PATIENCE_MS = 2000
+"""How long an email waits for a hand of a provider that it was not tried at yet, while one that it was tried at has
+one. It costs that email a round; waiting on could cost it its life."""
 
 OUTBOX = "outbox"
 """The built-in provider of what test keys send: always there, and in no route unless it is configured."""
@@ -81,26 +85,26 @@ class Routing:
         """Those that are not shut for it, be they busy, and whether or not they were tried."""
         return [name for name in self.usable(lane) if not _is_shut(rooms.get(name), lane)]
 
-    def takers(self, lane: Lane, rooms: Mapping[str, Room]) -> list[str]:
+    def takers(self, lane: Lane, rooms: Mapping[str, Room], waited_ms: Millis) -> list[str]:
         """Who can take it now: those with a free hand in the first group where anybody has one.
 
-        Who was tried in this round waits for the next; but if all others are shut, there is nobody to wait for.
+        Who was tried in this round waits for the next; but if all others are shut there is nobody to wait for, and if
+        they are only busy, it is not waited for ever. `waited_ms`: for how long it has been due.
         """
-        return self._takers(lane, rooms, _Hands(rooms))
+        return self._takers(lane, rooms, _Hands(rooms), waited_ms)
 
-    def _takers(self, lane: Lane, rooms: Mapping[str, Room], hands: _Hands) -> list[str]:
+    def _takers(self, lane: Lane, rooms: Mapping[str, Room], hands: _Hands, waited_ms: Millis) -> list[str]:
         groups = self.groups(lane)
-        if lane.tried:
-            fresh = [[name for name in group if name not in lane.tried] for group in groups]
-            if not all(_is_shut(rooms.get(name), lane) for group in fresh for name in group):
-                groups = fresh
-        for group in groups:
-            if free := [name for name in group if hands.is_free(name, lane)]:
-                return free
-        return []
+        if not lane.tried:
+            return _first_free(groups, lane, hands)
+        fresh = [[name for name in group if name not in lane.tried] for group in groups]
+        if free := _first_free(fresh, lane, hands):
+            return free
+        is_nobody_open = all(_is_shut(rooms.get(name), lane) for group in fresh for name in group)
+        return _first_free(groups, lane, hands) if is_nobody_open or waited_ms >= BUSY_PATIENCE_MS else []
 
     def give_out(
-        self, due: Sequence[Delivery], rooms: Mapping[str, Room], size_budget: int, *, is_idle: bool
+        self, due: Sequence[Delivery], rooms: Mapping[str, Room], size_budget: int, now: Millis, *, is_idle: bool
     ) -> list[Given] | None:
         """Which of the due deliveries go into whose free hands, in their order.
 
@@ -113,7 +117,7 @@ class Routing:
         given: list[Given] = []
         suspect: Given | None = None
         for delivery in _best_probes_first(due, rooms):
-            takers = self._takers(lane_of(delivery), rooms, hands)
+            takers = self._takers(lane_of(delivery), rooms, hands, now - delivery.due_at)
             if not takers:
                 continue
             if delivery.lapses >= POISON_LAPSES - 1:
@@ -132,6 +136,13 @@ class Routing:
             return [suspect]
         self._since_suspect += len(given)
         return given
+
+
+def _first_free(groups: Sequence[Sequence[str]], lane: Lane, hands: _Hands) -> list[str]:
+    for group in groups:
+        if free := [name for name in group if hands.is_free(name, lane)]:
+            return free
+    return []
 
 
 def _is_shut(room: Room | None, lane: Lane) -> bool:

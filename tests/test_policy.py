@@ -28,7 +28,7 @@ from hes.model import (
     Room,
     Status,
 )
-from hes.policy import Policy, words_about_others
+from hes.policy import Policy
 from hes.routing import POISON_LAPSES
 
 NOW = 1_000_000
@@ -224,9 +224,10 @@ def not_believed(policy: Policy, case: Case) -> Change:
     return change
 
 
-def test_a_rejection_that_is_not_believed_goes_to_another_provider_and_never_back() -> None:
+def test_a_rejection_that_is_not_believed_goes_to_another_provider() -> None:
     change = not_believed(policy(), leased(policy()))
-    assert (change.delivery.status, change.delivery.declined_by) == (Status.QUEUED, ("a",))
+    assert (change.delivery.status, change.delivery.tried) == (Status.QUEUED, ("a",))
+    assert change.delivery.declined_by == (), "once it is believed again it may have the email"
     assert change.attempts[0].outcome is Outcome.REJECTED
     assert "rejects everything" in only(change, EventType.QUEUED).data["why"]
 
@@ -235,7 +236,10 @@ def test_rejected_by_the_other_one_as_well_it_fails() -> None:
     case = leased(policy())
     case = leased(policy(), case.after(not_believed(policy(), case)), "b")
     word = ended(case, Outcome.REJECTED)
-    assert words_about_others(case, word) == [("a", False)]
+    assert policy().verdicts(case, word) == [("a", False), ("b", False)]
+    nor_believed = policy().settle(case, replace(word, is_believed=False), NOW)
+    assert nor_believed is not None
+    assert nor_believed.delivery.reason is Reason.REJECTED, "two are believed"
     change = policy().settle(case, word, NOW)
     assert change is not None
     assert (change.delivery.status, change.delivery.reason) == (Status.FAILED, Reason.REJECTED)
@@ -244,13 +248,43 @@ def test_rejected_by_the_other_one_as_well_it_fails() -> None:
 def test_accepted_by_the_other_one_it_proves_the_first_one_wrong() -> None:
     case = leased(policy())
     case = leased(policy(), case.after(not_believed(policy(), case)), "b")
-    assert words_about_others(case, ended(case, Outcome.ACCEPTED)) == [("a", True)]
-    assert words_about_others(case, ended(case, Outcome.UNAVAILABLE)) == []
+    assert policy().verdicts(case, ended(case, Outcome.ACCEPTED)) == [("a", True)]
+    assert policy().verdicts(case, ended(case, Outcome.UNAVAILABLE)) == []
+
+
+def test_not_believed_while_the_other_is_shut_it_waits_and_comes_back() -> None:
+    case = leased(policy())
+    told = replace(ended(case, Outcome.REJECTED), is_believed=False)
+    change = policy().settle(case, told, NOW, {"b": Room(hands=0, is_shut=True)})
+    assert change is not None
+    assert (change.delivery.status, change.delivery.tried, change.delivery.round) == (Status.QUEUED, (), 1)
+    assert change.delivery.due_at > NOW
+
+
+def test_one_that_was_tried_already_begins_the_next_round() -> None:
+    change = policy().lease(delivery(tried=("a",), round=2), "a", AttemptId("x"), 1, NOW)
+    assert (change.delivery.tried, change.delivery.round, change.delivery.is_retry) == ((), 3, True)
+    other = policy().lease(delivery(tried=("a",), round=2), "b", AttemptId("x"), 1, NOW)
+    assert (other.delivery.tried, other.delivery.round, other.delivery.is_retry) == (("a",), 2, False)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.THROTTLED, Outcome.REFUSED, Outcome.IN_DOUBT])
+def test_a_round_that_ends_without_unavailable_makes_the_next_one_free(outcome: Outcome) -> None:
+    alone = policy("a")
+    change = settle(alone, leased(alone, Case(delivery(is_retry=True, round=1))), outcome)
+    assert not change.delivery.is_retry
 
 
 def test_not_believed_and_nobody_else_to_ask_it_fails() -> None:
     change = not_believed(policy("a"), leased(policy("a")))
     assert (change.delivery.status, change.delivery.reason) == (Status.FAILED, Reason.REJECTED)
+
+
+def test_with_nobody_else_to_ask_its_own_word_counts() -> None:
+    alone = policy("a")
+    case = leased(alone)
+    assert alone.verdicts(case, ended(case, Outcome.REJECTED)) == [("a", False)]
+    assert policy().verdicts(case, ended(case, Outcome.REJECTED)) == []
 
 
 def rejected(policy: Policy, **fields: Any) -> Case:
@@ -261,8 +295,7 @@ def rejected(policy: Policy, **fields: Any) -> Case:
 def test_a_victim_of_a_provider_that_rejects_everything_is_queued_for_another() -> None:
     change = interventions.disbelieve(policy().routing, rejected(policy()), "a", NOW + 9)
     assert change is not None
-    assert (change.delivery.status, change.delivery.due_at, change.delivery.tried) == (Status.QUEUED, NOW + 9, ())
-    assert change.delivery.declined_by == ("a",)
+    assert (change.delivery.status, change.delivery.due_at, change.delivery.tried) == (Status.QUEUED, NOW + 9, ("a",))
     assert "rejects everything" in only(change, EventType.QUEUED).data["why"]
 
 

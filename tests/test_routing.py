@@ -7,9 +7,10 @@ import pytest
 from hes.case import Rules
 from hes.lanes import Lane, lane_of, parse, text_of
 from hes.model import Delivery, EmailId, OnDoubt, Room, Status
-from hes.routing import OTHERS_BEFORE_A_SUSPECT, POISON_LAPSES, Given, Routing
+from hes.routing import BUSY_PATIENCE_MS, OTHERS_BEFORE_A_SUSPECT, POISON_LAPSES, Given, Routing
 
 AMPLE = 10**9
+NOW = 1
 
 
 def routing(*providers: str, **rules: Any) -> Routing:
@@ -75,37 +76,44 @@ def test_a_lane_as_text_is_read_again() -> None:
 def test_the_callers_list_restricts_and_orders() -> None:
     own = lane(own_providers=("b", "a"))
     abc = routing("a", "b", "c")
-    assert abc.takers(own, rooms(a=9, b=1, c=9)) == ["b"]
-    assert abc.takers(own, rooms(a=9, b=0, c=9)) == ["a"]
-    assert abc.takers(own, rooms(c=9)) == []
+    assert abc.takers(own, rooms(a=9, b=1, c=9), 0) == ["b"]
+    assert abc.takers(own, rooms(a=9, b=0, c=9), 0) == ["a"]
+    assert abc.takers(own, rooms(c=9), 0) == []
 
 
 def test_a_route_has_groups_and_the_next_one_is_asked_when_the_first_has_no_room() -> None:
     routed = routing("a", "b", "c", routes={"fast": (("a", "b"), ("c",))})
     fast = lane(stream="fast")
-    assert routed.takers(fast, rooms(a=1, b=1, c=1)) == ["a", "b"]
-    assert routed.takers(fast, rooms(a=0, b=1, c=1)) == ["b"]
-    assert routed.takers(fast, rooms(a=SHUT, b=SHUT, c=1)) == ["c"]
-    assert routed.takers(lane(stream="fast", tried=("a", "b")), rooms(a=1, b=1, c=1)) == ["c"]
-    assert routed.takers(lane(stream="other"), rooms(a=1, b=1, c=1)) == ["a", "b", "c"]
-    assert routed.takers(lane(stream="fast", own_providers=("c",)), rooms(a=1, c=1)) == ["c"]
+    assert routed.takers(fast, rooms(a=1, b=1, c=1), 0) == ["a", "b"]
+    assert routed.takers(fast, rooms(a=0, b=1, c=1), 0) == ["b"]
+    assert routed.takers(fast, rooms(a=SHUT, b=SHUT, c=1), 0) == ["c"]
+    assert routed.takers(lane(stream="fast", tried=("a", "b")), rooms(a=1, b=1, c=1), 0) == ["c"]
+    assert routed.takers(lane(stream="other"), rooms(a=1, b=1, c=1), 0) == ["a", "b", "c"]
+    assert routed.takers(lane(stream="fast", own_providers=("c",)), rooms(a=1, c=1), 0) == ["c"]
 
 
 def test_who_was_tried_in_this_round_is_not_asked_again() -> None:
-    assert routing().takers(lane(tried=("b",)), rooms(a=1, b=2)) == ["a"]
-    assert routing().takers(lane(tried=("b",)), rooms(a=0, b=2)) == [], "the other one is only busy"
-    assert routing().takers(lane(tried=("b",)), rooms(b=2)) == []
+    assert routing().takers(lane(tried=("b",)), rooms(a=1, b=2), 0) == ["a"]
+    assert routing().takers(lane(tried=("b",)), rooms(a=0, b=2), 0) == [], "the other one is only busy"
+    assert routing().takers(lane(tried=("b",)), rooms(b=2), 0) == []
 
 
 def test_when_all_others_are_shut_who_was_tried_is_asked_again() -> None:
-    assert routing().takers(lane(tried=("b",)), rooms(a=SHUT, b=2)) == ["b"]
+    assert routing().takers(lane(tried=("b",)), rooms(a=SHUT, b=2), 0) == ["b"]
     closed = Room(hands=5, closed_domains=frozenset({"example.com"}))
-    assert routing().takers(lane(tried=("b",)), rooms(a=closed, b=2)) == ["b"]
+    assert routing().takers(lane(tried=("b",)), rooms(a=closed, b=2), 0) == ["b"]
+
+
+def test_a_busy_one_is_waited_for_but_not_for_ever() -> None:
+    busy, tried = rooms(a=0, b=2), lane(tried=("b",))
+    assert routing().takers(tried, busy, BUSY_PATIENCE_MS - 1) == []
+    assert routing().takers(tried, busy, BUSY_PATIENCE_MS) == ["b"]
+    assert routing().takers(tried, rooms(a=1, b=2), BUSY_PATIENCE_MS) == ["a"]
 
 
 def test_who_declined_is_never_asked_again() -> None:
     assert routing().usable(lane(declined_by=("a",))) == ["b"]
-    assert routing().takers(lane(declined_by=("a",)), rooms(a=1, b=SHUT)) == []
+    assert routing().takers(lane(declined_by=("a",)), rooms(a=1, b=SHUT), 0) == []
 
 
 def test_a_provider_that_is_no_longer_configured_is_not_usable() -> None:
@@ -115,14 +123,14 @@ def test_a_provider_that_is_no_longer_configured_is_not_usable() -> None:
 
 def test_a_closed_sender_domain_is_closed_for_that_domain_only() -> None:
     closed = Room(hands=5, closed_domains=frozenset({"example.com"}))
-    assert routing().takers(lane(), rooms(a=closed, b=1)) == ["b"]
-    assert routing().takers(lane(sender_domain="example.org"), rooms(a=closed, b=1)) == ["a", "b"]
+    assert routing().takers(lane(), rooms(a=closed, b=1), 0) == ["b"]
+    assert routing().takers(lane(sender_domain="example.org"), rooms(a=closed, b=1), 0) == ["a", "b"]
 
 
 def test_without_a_retry_budget_only_first_rounds_go_there() -> None:
     poor = Room(hands=5, retries=0)
-    assert routing().takers(lane(is_retry=True), rooms(a=poor, b=1)) == ["b"]
-    assert routing().takers(lane(), rooms(a=poor)) == ["a"]
+    assert routing().takers(lane(is_retry=True), rooms(a=poor, b=1), 0) == ["b"]
+    assert routing().takers(lane(), rooms(a=poor), 0) == ["a"]
 
 
 # --- who does --------------------------------------------------------------------------------------------------------
@@ -130,42 +138,44 @@ def test_without_a_retry_budget_only_first_rounds_go_there() -> None:
 
 def test_providers_take_turns_by_their_weights() -> None:
     weighted = rooms(a=Room(hands=99, weight=3), b=99)
-    assert names(routing().give_out(many(8), weighted, AMPLE, is_idle=True)) == "aabaaaba"
+    assert names(routing().give_out(many(8), weighted, AMPLE, NOW, is_idle=True)) == "aabaaaba"
 
 
 def test_within_a_group_they_take_turns_and_the_next_group_gets_what_is_left() -> None:
     routed = routing("a", "b", "c", routes={"s": (("a", "b"), ("c",))})
-    assert names(routed.give_out(many(6, stream="s"), rooms(a=2, b=2, c=9), AMPLE, is_idle=True)) == "ababcc"
+    assert names(routed.give_out(many(6, stream="s"), rooms(a=2, b=2, c=9), AMPLE, NOW, is_idle=True)) == "ababcc"
 
 
 def test_no_more_is_given_out_than_there_are_hands() -> None:
-    assert sorted(names(routing().give_out(many(5), rooms(a=1, b=2), AMPLE, is_idle=True))) == ["a", "b", "b"]
+    assert sorted(names(routing().give_out(many(5), rooms(a=1, b=2), AMPLE, NOW, is_idle=True))) == ["a", "b", "b"]
 
 
 def test_no_more_is_given_out_than_the_retry_budget_has() -> None:
-    given = routing("a").give_out(many(5, is_retry=True), rooms(a=Room(hands=9, retries=2)), AMPLE, is_idle=True)
+    given = routing("a").give_out(many(5, is_retry=True), rooms(a=Room(hands=9, retries=2)), AMPLE, NOW, is_idle=True)
     assert names(given) == "aa"
 
 
 def test_one_email_finds_out_whether_a_sender_domain_is_taken_again() -> None:
     probing = Room(hands=9, probing_domains=frozenset({"example.com"}))
-    assert names(routing().give_out(many(4), rooms(a=probing, b=9), AMPLE, is_idle=True)) == "abbb"
+    assert names(routing().give_out(many(4), rooms(a=probing, b=9), AMPLE, NOW, is_idle=True)) == "abbb"
 
 
 def test_a_probe_is_best_an_email_that_may_be_sent_twice() -> None:
     held = many(3, on_doubt=OnDoubt.HOLD)
     may_be_doubled = delivery(email_id=EmailId("twice"))
     probing = rooms(a=Room(hands=1, is_shut=True, is_probe=True))
-    assert routing("a").give_out([*held, may_be_doubled], probing, AMPLE, is_idle=True) == [Given(may_be_doubled, "a")]
-    assert routing("a").give_out(held, probing, AMPLE, is_idle=True) == [Given(held[0], "a")]
+    assert routing("a").give_out([*held, may_be_doubled], probing, AMPLE, NOW, is_idle=True) == [
+        Given(may_be_doubled, "a")
+    ]
+    assert routing("a").give_out(held, probing, AMPLE, NOW, is_idle=True) == [Given(held[0], "a")]
 
 
 def test_content_beyond_the_budget_waits_unless_nothing_else_is_in_flight() -> None:
     big = many(3, size_bytes=60)
     give = routing().give_out
-    assert len(give(big, rooms(a=9), 100, is_idle=True) or []) == 1
-    assert len(give(big, rooms(a=9), 50, is_idle=True) or []) == 1
-    assert give(big, rooms(a=9), 50, is_idle=False) == []
+    assert len(give(big, rooms(a=9), 100, NOW, is_idle=True) or []) == 1
+    assert len(give(big, rooms(a=9), 50, NOW, is_idle=True) or []) == 1
+    assert give(big, rooms(a=9), 50, NOW, is_idle=False) == []
 
 
 # --- suspects --------------------------------------------------------------------------------------------------------
@@ -173,8 +183,8 @@ def test_content_beyond_the_budget_waits_unless_nothing_else_is_in_flight() -> N
 
 def test_a_suspect_of_two_crashes_goes_alone_and_only_into_quiet() -> None:
     suspect = delivery(email_id=EmailId("s"), lapses=POISON_LAPSES - 1)
-    assert routing().give_out([suspect], rooms(a=9), AMPLE, is_idle=False) is None
-    assert routing().give_out([suspect], rooms(a=9), AMPLE, is_idle=True) == [Given(suspect, "a")]
+    assert routing().give_out([suspect], rooms(a=9), AMPLE, NOW, is_idle=False) is None
+    assert routing().give_out([suspect], rooms(a=9), AMPLE, NOW, is_idle=True) == [Given(suspect, "a")]
 
 
 def test_a_suspect_lets_others_go_first_but_not_for_ever() -> None:
@@ -182,17 +192,17 @@ def test_a_suspect_lets_others_go_first_but_not_for_ever() -> None:
     due = [suspect, *many(50)]
     patient = routing()
     for _ in range(OTHERS_BEFORE_A_SUSPECT // 50):
-        given = patient.give_out(due, rooms(a=99), AMPLE, is_idle=False)
+        given = patient.give_out(due, rooms(a=99), AMPLE, NOW, is_idle=False)
         assert given is not None
         assert len(given) == 50
         assert suspect not in [one.delivery for one in given]
-    assert patient.give_out(due, rooms(a=99), AMPLE, is_idle=False) is None
-    assert patient.give_out(due, rooms(a=99), AMPLE, is_idle=True) == [Given(suspect, "a")]
-    assert len(patient.give_out(due, rooms(a=99), AMPLE, is_idle=False) or ()) == 50
+    assert patient.give_out(due, rooms(a=99), AMPLE, NOW, is_idle=False) is None
+    assert patient.give_out(due, rooms(a=99), AMPLE, NOW, is_idle=True) == [Given(suspect, "a")]
+    assert len(patient.give_out(due, rooms(a=99), AMPLE, NOW, is_idle=False) or ()) == 50
 
 
 @pytest.mark.parametrize("own", [("b",), ("gone",)])
 def test_a_suspect_that_nobody_can_take_stops_nobody(own: tuple[str, ...]) -> None:
     suspect = delivery(email_id=EmailId("s"), lapses=POISON_LAPSES - 1, own_providers=own)
-    given = routing().give_out([suspect, delivery()], rooms(a=9), AMPLE, is_idle=False)
+    given = routing().give_out([suspect, delivery()], rooms(a=9), AMPLE, NOW, is_idle=False)
     assert [one.delivery.email_id for one in given or ()] == ["e"]

@@ -17,15 +17,16 @@ import random
 from collections.abc import Callable
 
 import pybreaker
-from msgspec import Struct, field
+from msgspec import Struct
 
-from hes.actors.pace import OVERLOAD_SHARE, Concurrency, Health, Rate, RetryBudget, Tally
+from hes.actors.domains import RefusedDomains
+from hes.actors.news import News
+from hes.actors.pace import OVERLOAD_SHARE, Carried, Concurrency, Health, Rate, RetryBudget, Tally
 from hes.model import (
     Answer,
     Clock,
     EmailId,
     Fact,
-    FactKey,
     FactKind,
     GateState,
     GateStatus,
@@ -46,12 +47,16 @@ THROTTLED_SECONDS = 1.0
 """How long a provider rests that slows us down without saying for how long."""
 SHARE, LEAST_CALLS, WITHIN_SECONDS = 0.5, 20, 10
 """So large a share of failures among so many calls within so many seconds shuts a gate, though none are in a row."""
-ALWAYS_CARRIED = 8
-"""Calls at once that any provider is thought to carry: failures among so many are its own, and no overload."""
 STREAK = 5
 """After so many rejected emails in a row a provider is not believed any more."""
 REJECTS_EVERYTHING = "it rejects everything"
-MOST_CLOSED_DOMAINS = 10_000
+_SUSPECT = f"its last {STREAK} answers were rejections: others are asked too, and it gets one email at a time"
+WARN_SECONDS = 60.0
+"""That it rejects a lot is said no more often."""
+HEALTHY_SHARE = 0.02
+"""Of failures: below it retries need no budget."""
+WORTH_KEEPING_SECONDS = 5.0
+"""A shorter rest need not outlive the process."""
 
 
 class GateSettings(Struct, frozen=True, kw_only=True):
@@ -76,12 +81,12 @@ class Pass(Struct, frozen=True, kw_only=True):
     epoch: int
     given_at: float
     sender_domain: str
-    is_domain_probe: bool
-    is_retry: bool
+    costs_retry: bool
+    """It took from the retry budget."""
 
 
 class _Closure(Struct, kw_only=True):
-    """Why the gate is shut, for all or for one sender domain."""
+    """Why the gate is shut."""
 
     state: GateState
     reason: str
@@ -90,31 +95,10 @@ class _Closure(Struct, kw_only=True):
     """On the monotonic clock; infinite: until somebody says so."""
     times: int
     """How often in a row it was shut."""
-    probe: Pass | None = None
-    """Of one sender domain: the email that is finding out."""
 
 
 _SHUT_MEANWHILE = -1
 """A generation that never is."""
-
-
-class News(Struct, kw_only=True):
-    """What a gate has come to know that must be written down."""
-
-    opened: bool = False
-    """It can be used again: what waits for it need not wait longer."""
-    stated: dict[FactKey, Fact] = field(default_factory=dict)
-    withdrawn: set[FactKey] = field(default_factory=set)
-    victims: list[EmailId] = field(default_factory=list)
-    """Emails that failed by its word, which does not count any more."""
-
-    def __bool__(self) -> bool:
-        return self.opened or bool(self.stated or self.withdrawn or self.victims)
-
-
-def _is_due(closure: _Closure, now: float) -> bool:
-    """Whether one email may find out."""
-    return now >= closure.until and closure.probe is None
 
 
 class _Failed(Exception):
@@ -148,7 +132,7 @@ class Gate:
         self._out = 0
         self._probe: Pass | None = None
         self._shut: _Closure | None = None
-        self._domains: dict[str, _Closure] = {}
+        self._domains = RefusedDomains(self._interval)
         self._paused: _Closure | None = None
         self._rests_until = -math.inf
         self._rest_reason = ""
@@ -162,9 +146,10 @@ class Gate:
         self._budget = RetryBudget(now)
         self._good, self._bad = Tally(1.0, WITHIN_SECONDS), Tally(1.0, WITHIN_SECONDS)
         self._accepted = Tally(1.0, 60)
-        self._carried = [0, 0]
-        """The most calls at once of which one went well: in this stretch of ten seconds, and in the one before."""
-        self._stretch = 0
+        self._carried = Carried()
+        self._is_liar = False
+        """Shut because it rejects everything."""
+        self._warned_at = -math.inf
         self._news = News()
 
     # --- before a call -------------------------------------------------------------------------------------------
@@ -178,18 +163,18 @@ class Gate:
             is_probe = self._probe_is_due(now)
             hands = int(is_probe and in_flight < self._settings.max_in_flight)
         elif now >= self._rests_until:
-            hands = int(min(self._concurrency.limit - in_flight, self._rate.tokens(now)))
-        closed = {domain for domain, closure in self._domains.items() if not _is_due(closure, now)}
+            most = 1 if self._is_suspected() else self._concurrency.limit
+            hands = int(min(most - in_flight, self._rate.tokens(now)))
         return Room(
             hands=max(0, hands),
             render_version=render_version,
             timeout_seconds=timeout_seconds,
             weight=self._settings.weight * self._health.factor(now),
-            is_shut=self._is_shut(),
+            is_shut=self._is_shut() or now < self._rests_until,
             is_probe=is_probe,
-            closed_domains=frozenset(closed),
-            probing_domains=frozenset(self._domains.keys() - closed),
-            retries=self._budget.left(now),
+            closed_domains=self._domains.closed(now),
+            probing_domains=self._domains.due(now),
+            retries=self._retries_left(now),
         )
 
     def seconds_to_next(self) -> float:
@@ -209,27 +194,24 @@ class Gate:
         now = self._monotonic()
         self._out += 1
         self._rate.take(now)
-        if leased.is_retry:
+        costs_retry = leased.is_retry and not self._is_healthy(now)
+        if costs_retry:
             self._budget.spend()
         domain = leased.email.sender.domain
-        closure = self._domains.get(domain)
-        is_domain_probe = closure is not None and _is_due(closure, now)
         is_probe = self._probe_is_due(now)
         given = Pass(
             generation=self._generation if is_probe or not self._is_shut() else _SHUT_MEANWHILE,
             is_probe=is_probe,
             rank=self._out,
-            carried=self._has_carried(now),
+            carried=self._carried.most(now),
             epoch=self._concurrency.epoch,
             given_at=now,
             sender_domain=domain,
-            is_domain_probe=is_domain_probe,
-            is_retry=leased.is_retry,
+            costs_retry=costs_retry,
         )
         if is_probe:
             self._probe = given
-        if closure is not None and is_domain_probe:
-            closure.probe = given  # the next one waits for what becomes of this one
+        self._domains.admit(domain, given, now)
         return given
 
     def objection(self, given: Pass) -> str | None:
@@ -247,14 +229,14 @@ class Gate:
     def release(self, given: Pass) -> None:
         """The call was not made, or cut off: it tells nothing, and a retry of it is not counted."""
         self._end(given)
-        if given.is_retry:
+        self._domains.release(given.sender_domain, given)
+        if given.costs_retry:
             self._budget.give_back()
 
     def record(self, given: Pass, email_id: EmailId, answer: Answer, seconds: float) -> bool:
         """What became of the call. Returns whether a `rejected` is to be believed."""
         now = self._monotonic()
-        if (closure := self._end(given)) is not None:
-            closure.until = now + self._interval(closure.times)  # unless the answer says better
+        self._end(given)
         outcome = answer.outcome
         if outcome is Outcome.ACCEPTED:
             self._accepted.add(now)
@@ -262,14 +244,22 @@ class Gate:
             self._budget.success()
         elif outcome is Outcome.THROTTLED:  # told is told, however long ago the question was
             self._rest(given, answer, now)
-        is_believed = outcome is not Outcome.REJECTED or not self._is_suspected()
-        if given.generation != self._generation:
-            return is_believed
+        is_believed = outcome is not Outcome.REJECTED or not (self._is_suspected() or self._is_liar)
+        if given.generation == self._generation:
+            self._learn_from(given, email_id, answer, seconds, now, is_believed=is_believed)
+        self._domains.end(given.sender_domain, given, now)
+        return is_believed
+
+    def _learn_from(
+        self, given: Pass, email_id: EmailId, answer: Answer, seconds: float, now: float, *, is_believed: bool
+    ) -> None:
+        outcome = answer.outcome
         match GATE_EFFECTS[outcome]:
             case GateEffect.SHUT:
                 self._refused(given, answer, now)
             case GateEffect.SLOWED:
-                self._recover("it answers")
+                if not self._is_refused():  # whether our account is wanted again, a "slow down" does not say
+                    self._recover("it answers")
             case GateEffect.BAD:
                 self._failed(given, answer, now)
             case GateEffect.GOOD:
@@ -278,7 +268,7 @@ class Gate:
             self._streak.clear()
         elif is_believed:
             self._streak[email_id] = None
-        return is_believed
+            self._warn_of_streak(now)
 
     def judge(self, *, is_liar: bool) -> None:
         """Another provider has said what it thinks of an email that this one rejected and was not believed."""
@@ -286,6 +276,7 @@ class Gate:
             return
         if is_liar:
             self._news.victims += self._streak
+            self._is_liar = True
             self._shut_as_refused(REJECTS_EVERYTHING, None, self._monotonic())
         self._streak.clear()
 
@@ -296,9 +287,14 @@ class Gate:
         self._paused = _Closure(state=GateState.PAUSED, reason=fact.reason, since=fact.since, until=math.inf, times=1)
         _log.warning("%s: %s", self.name, fact.reason)
 
+    @property
+    def is_paused(self) -> bool:
+        return self._paused is not None
+
     def resume(self) -> None:
         if self._paused is not None:
             self._paused = None
+            self._since = self._clock()
             self._opened()
 
     def reset(self) -> None:
@@ -306,9 +302,11 @@ class Gate:
         now = self._monotonic()
         self._generation += 1
         self._breaker.close()
-        for domain in ["", *self._domains]:
+        for domain in ("", *self._domains.names):
             self._withdraw(domain)
+        self._news.withdraw((self.name, FactKind.THROTTLED, ""))
         self._shut = self._probe = None
+        self._is_liar = False
         self._domains.clear()
         self._streak.clear()
         self._openings = 0
@@ -317,6 +315,7 @@ class Gate:
         self._concurrency.reset()
         self._rate.reset(now)
         self._health = Health(now)
+        self._budget.refill()
         self._good.clear()
         self._bad.clear()
         self._opened()
@@ -327,17 +326,18 @@ class Gate:
             self.pause(fact)
             return
         ahead = max(0.0, (fact.until - self._clock()) / 1000) if fact.until is not None else 0.0
-        closure = _Closure(
-            state=GateState.REFUSED,
-            reason=fact.reason,
-            since=fact.since,
-            until=self._monotonic() + ahead,
-            times=1,
-        )
+        until = self._monotonic() + ahead
+        if fact.kind is FactKind.THROTTLED:
+            self._rests_until, self._rest_reason, self._slowed_since = until, fact.reason, fact.since
+            return
         if fact.sender_domain:
-            self._domains[fact.sender_domain] = closure
-        else:
-            self._close(closure)
+            self._domains.learn(fact.sender_domain, fact.reason, fact.since, until)
+            return
+        _log.warning(
+            "%s refused us before the restart, and is asked again in %.0f s: %s", self.name, ahead, fact.reason
+        )
+        self._is_liar = fact.reason == REJECTS_EVERYTHING
+        self._close(_Closure(state=GateState.REFUSED, reason=fact.reason, since=fact.since, until=until, times=1))
 
     def take_news(self) -> News:
         """What is to be written down; it is told once."""
@@ -346,15 +346,7 @@ class Gate:
 
     def return_news(self, news: News) -> None:
         """It could not be written: told again, unless something newer is known."""
-        later, self._news = self._news, news
-        self._news.opened |= later.opened
-        self._news.victims += later.victims
-        for key in later.stated:
-            self._news.withdrawn.discard(key)
-        for key in later.withdrawn:
-            self._news.stated.pop(key, None)
-        self._news.stated |= later.stated
-        self._news.withdrawn |= later.withdrawn
+        self._news = news.then(self._news)
 
     def status(self, kind: str, in_flight: int) -> GateStatus:
         """How it stands, for people."""
@@ -371,10 +363,11 @@ class Gate:
             effective_weight=round(self._settings.weight * self._health.factor(now), 3),
             in_flight=in_flight,
             in_flight_limit=int(self._concurrency.limit),
-            rate_limit=self._rate.limit(now),
+            rate_limit=round(limit, 1) if (limit := self._rate.limit(now)) is not None else None,
             sent_last_minute=self._accepted.total(now),
-            error_rate=round(self._health.error_rate, 3),
-            refused_sender_domains=tuple(sorted(self._domains)),
+            error_rate=round(self._health.errors(now), 3),
+            retries_left=self._retries_left(now),
+            refused_sender_domains=self._domains.names,
         )
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -390,20 +383,29 @@ class Gate:
     def _probe_at(self, shut: _Closure) -> float:
         return max(shut.until, self._rests_until)
 
-    def _end(self, given: Pass) -> _Closure | None:
-        """The call is over. Returns the closed sender domain that it was to find out about."""
+    def _end(self, given: Pass) -> None:
         self._out -= 1
         if given is self._probe:
             self._probe = None
-        closure = self._domains.get(given.sender_domain)
-        if closure is None or closure.probe is not given:
-            return None
-        closure.probe = None
-        return closure
+
+    def _is_refused(self) -> bool:
+        return self._shut is not None and self._shut.state is GateState.REFUSED
 
     def _is_suspected(self) -> bool:
-        is_liar = self._shut is not None and self._shut.reason == REJECTS_EVERYTHING
-        return is_liar or len(self._streak) >= STREAK
+        """It has rejected so much in a row that others are asked, and it gets one email at a time."""
+        return len(self._streak) >= STREAK
+
+    def _warn_of_streak(self, now: float) -> None:
+        if self._is_suspected() and now >= self._warned_at + WARN_SECONDS:
+            self._warned_at = now
+            _log.warning("%s: %s", self.name, _SUSPECT)
+
+    def _is_healthy(self, now: float) -> bool:
+        return self._health.errors(now) < HEALTHY_SHARE
+
+    def _retries_left(self, now: float) -> int:
+        """The budget keeps retries from adding to trouble; where there is none, they are as welcome as any email."""
+        return int(RetryBudget.FULL) if self._is_healthy(now) else self._budget.left(now)
 
     def _standing(self, now: float) -> tuple[GateState, str | None, Millis, Millis | None]:
         if self._paused is not None:
@@ -417,36 +419,45 @@ class Gate:
             return GateState.SLOWED, self._rest_reason, self._slowed_since, self._wall(self._rests_until, now)
         if self._health.factor(now) < 0.5:
             return GateState.SLOWED, "it fails often, or answers slowly: others get its share", self._since, None
-        return GateState.UP, None, self._since, None
+        return GateState.UP, _SUSPECT if self._is_suspected() else None, self._since, None
 
     def _wall(self, at: float, now: float) -> Millis:
         return self._clock() + round((at - now) * 1000)
 
     def _went_well(self, given: Pass, outcome: Outcome, seconds: float, now: float) -> None:
-        self._carries(given.rank, now)
-        self._health.good(seconds, now)
+        self._carried.add(given.rank, now)
         self._concurrency.good(given.rank)
         self._good.add(now)
-        if outcome is Outcome.ACCEPTED and given.is_domain_probe:
-            self._domains.pop(given.sender_domain, None)
-            _log.warning("%s takes emails from %s again", self.name, given.sender_domain)
-            self._withdraw(given.sender_domain)
-            self._opened()
+        if outcome is Outcome.ACCEPTED:
+            self._health.good(seconds, now)
+            self._took(given)
+        else:
+            self._health.answered(now)
         if not given.is_probe:
             self._breaker.call(lambda: None)
-        elif outcome is Outcome.REJECTED and self._is_suspected():
+        elif outcome is Outcome.REJECTED and self._is_liar:
             self._shut_as_refused(REJECTS_EVERYTHING, None, now)  # still does
         else:
             self._recover("a probe went well")
+
+    def _took(self, given: Pass) -> None:
+        if self._domains.is_probe(given.sender_domain, given):
+            self._domains.open(given.sender_domain)
+            _log.warning("%s takes emails from %s again", self.name, given.sender_domain)
+            self._withdraw(given.sender_domain)
+            self._opened()
 
     def _failed(self, given: Pass, answer: Answer, now: float) -> None:
         self._health.bad(now)
         if self._health.error_rate > OVERLOAD_SHARE:
             self._concurrency.bad(given.rank, given.epoch)
+        if given.is_probe and self._shut is not None and self._is_refused():
+            self._shut_as_refused(self._shut.reason, None, now)  # it is away just now; that does not end a refusal
+            return
         if given.is_probe:
             self._trip(f"a probe failed: {answer.detail}", now)
             return
-        if given.rank > max(given.carried, self._has_carried(now)):
+        if given.rank > max(given.carried, self._carried.most(now)):
             return  # more than it was ever seen to carry: that is overload, and fewer at once is the answer to it
         self._bad.add(now)
         if self._tell_breaker_failed():
@@ -468,8 +479,6 @@ class Gate:
         """Shut as `down`: the third time in a row for twice as long, and so on."""
         self._openings += 1
         seconds = self._interval(max(1, self._openings - 1))
-        if self._shut is not None and self._shut.state is GateState.REFUSED:
-            self._withdraw("")
         since = self._shut.since if self._shut is not None else self._clock()
         self._close(_Closure(state=GateState.DOWN, reason=reason, since=since, until=now + seconds, times=1))
         level = logging.WARNING if self._openings == 1 else logging.INFO
@@ -480,36 +489,26 @@ class Gate:
             self._shut_as_refused(answer.detail or "it refuses our account", answer.retry_after_seconds, now)
             return
         domain = given.sender_domain
-        known = self._domains.get(domain)
         self._recover("it answers")
-        if known is not None and not given.is_domain_probe:
+        is_known = domain in self._domains
+        if is_known and not self._domains.is_probe(domain, given):
             return  # asked before it was closed
-        times = known.times + 1 if known is not None else 1
-        seconds = answer.retry_after_seconds or self._interval(times)
-        if known is None:
+        if not is_known:
             _log.error("%s refuses emails from %s: %s", self.name, domain, answer.detail)
-            if len(self._domains) >= MOST_CLOSED_DOMAINS:
-                oldest = next(iter(self._domains))
-                del self._domains[oldest]
-                self._withdraw(oldest)
-        self._domains[domain] = _Closure(
-            state=GateState.REFUSED,
-            reason=answer.detail,
-            since=known.since if known is not None else self._clock(),
-            until=now + seconds,
-            times=times,
-        )
-        self._state(domain, self._domains[domain], now)
+        until, since = self._domains.refuse(domain, answer.detail, answer.retry_after_seconds, now, self._clock())
+        if (forgotten := self._domains.overflow()) is not None:
+            self._withdraw(forgotten)
+        self._state(FactKind.REFUSED, domain, answer.detail, since, until, now)
 
     def _shut_as_refused(self, reason: str, seconds: float | None, now: float) -> None:
         """At once, and loud the first time; tried again at growing intervals."""
-        known = self._shut if self._shut is not None and self._shut.state is GateState.REFUSED else None
+        known = self._shut if self._is_refused() else None
         times = known.times + 1 if known is not None else 1
         seconds = seconds or self._interval(times)
         since = known.since if known is not None else self._clock()
         closure = _Closure(state=GateState.REFUSED, reason=reason, since=since, until=now + seconds, times=times)
         self._close(closure)
-        self._state("", closure, now)
+        self._state(FactKind.REFUSED, "", reason, since, closure.until, now)
         level = logging.ERROR if known is None else logging.INFO
         _log.log(level, "%s refuses us; it is asked again in %.0f s: %s", self.name, seconds, reason)
 
@@ -523,8 +522,9 @@ class Gate:
         """It works: begin with few calls at once."""
         if self._shut is None:
             return
-        if self._shut.state is GateState.REFUSED:
+        if self._is_refused():
             self._withdraw("")
+        self._is_liar = False
         self._generation += 1
         self._breaker.close()  # not by a success: an open breaker looks at the wall clock, which may have gone back
         self._shut = None
@@ -534,6 +534,7 @@ class Gate:
         self._good.clear()
         self._bad.clear()
         self._concurrency.restart()
+        self._budget.refill()
         _log.warning("%s is used again: %s", self.name, why)
         self._opened()
 
@@ -545,45 +546,32 @@ class Gate:
         self._rests_until = max(self._rests_until, now + seconds)
         self._rest_reason = answer.detail or "it told us to slow down"
         self._rate.told_to_slow_down(given.given_at, now, seconds)
+        if self._rate.limit(now) is None:  # too little to learn a rate from: begin anew with few at once
+            self._concurrency.restart()
+        if seconds >= WORTH_KEEPING_SECONDS:
+            self._state(FactKind.THROTTLED, "", self._rest_reason, self._slowed_since, self._rests_until, now)
 
     def _interval(self, times: int) -> float:
         seconds = min(LONGEST_SHUT_SECONDS, self._settings.open_seconds * 2.0 ** min(times - 1, 40))
         return seconds * self._rng.uniform(1 - JITTER, 1 + JITTER)
 
-    def _carries(self, rank: int, now: float) -> None:
-        self._roll(now)
-        self._carried[0] = max(self._carried[0], rank)
-
-    def _has_carried(self, now: float) -> int:
-        self._roll(now)
-        return max(ALWAYS_CARRIED, *self._carried)
-
-    def _roll(self, now: float) -> None:
-        stretch = int(now / WITHIN_SECONDS)
-        if stretch != self._stretch:
-            self._carried = [0, self._carried[0] if stretch == self._stretch + 1 else 0]
-            self._stretch = stretch
-
-    def _state(self, domain: str, closure: _Closure, now: float) -> None:
-        key = (self.name, FactKind.REFUSED, domain)
-        self._news.withdrawn.discard(key)
-        self._news.stated[key] = Fact(
+    def _state(self, kind: FactKind, domain: str, reason: str, since: Millis, until: float, now: float) -> None:
+        fact = Fact(
             provider=self.name,
-            kind=FactKind.REFUSED,
+            kind=kind,
             sender_domain=domain,
-            reason=closure.reason,
-            since=closure.since,
-            until=self._wall(closure.until, now),
+            reason=reason,
+            since=since,
+            until=self._wall(until, now),
             by="the provider",
         )
+        self._news.state(fact)
         self._changed()
 
     def _withdraw(self, domain: str) -> None:
-        key = (self.name, FactKind.REFUSED, domain)
-        self._news.stated.pop(key, None)
-        self._news.withdrawn.add(key)
+        self._news.withdraw((self.name, FactKind.REFUSED, domain))
         self._changed()
 
     def _opened(self) -> None:
-        self._news.opened = True
+        self._news.opened |= not self._is_shut()
         self._changed()

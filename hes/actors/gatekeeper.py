@@ -12,17 +12,19 @@ import anyio
 from msgspec.structs import replace
 
 from hes.actors.actor import StorageTrouble
-from hes.actors.gate import Gate, News
+from hes.actors.gate import Gate
 from hes.actors.intake import Intake
+from hes.actors.news import News
 from hes.actors.sender import Sender
 from hes.errors import StorageUnavailable
-from hes.model import Clock, Fact, FactKind, GateStatus
+from hes.model import Clock, Fact, FactKind, GateState, GateStatus
 from hes.storage.storage import Storage
 
 _log = logging.getLogger("hes.gatekeeper")
 
 RETRY_SECONDS = 1.0
 LOADING_SECONDS = 5.0
+DAY_MS = 24 * 3600 * 1000
 
 
 class Gatekeeper:
@@ -50,6 +52,8 @@ class Gatekeeper:
         self._clock = clock
         self._woken = anyio.Event()
         self._is_loaded = anyio.Event()
+        self._one_writer = anyio.Lock()
+        """News are taken and written in one go: an older word must never be written after a newer one."""
 
     def wake(self) -> None:
         """A gate has news."""
@@ -81,14 +85,15 @@ class Gatekeeper:
                     self.wake()
 
     async def _write_down(self, gate: Gate) -> bool:
-        news = gate.take_news()
-        try:
-            await self._follow(gate, news)
-        except StorageUnavailable:
-            self._trouble.note()
-            gate.return_news(news)
-            return False
-        return True
+        async with self._one_writer:
+            news = gate.take_news()
+            try:
+                await self._follow(gate, news)
+            except StorageUnavailable:
+                self._trouble.note()
+                gate.return_news(news)
+                return False
+            return True
 
     async def _follow(self, gate: Gate, news: News) -> None:
         if news.stated or news.withdrawn:
@@ -112,6 +117,9 @@ class Gatekeeper:
 
     async def pause(self, name: str, by: str) -> None:
         """Nothing goes to that provider until `resume`, whatever is restarted meanwhile."""
+        await self._loaded()
+        if self._senders[name].gate.is_paused:
+            return
         fact = Fact(
             provider=name,
             kind=FactKind.PAUSED,
@@ -119,7 +127,6 @@ class Gatekeeper:
             since=self._clock(),
             by=by,
         )
-        await self._loaded()
         await self._storage.state_facts([fact])
         self._senders[name].gate.pause(fact)
 
@@ -148,4 +155,10 @@ class Gatekeeper:
         quota = self._daily_quotas.get(status.name)
         if quota is None:
             return status
-        return replace(status, daily_quota=quota, quota_left=max(0, quota - used.get(status.name, 0)))
+        left = max(0, quota - used.get(status.name, 0))
+        status = replace(status, daily_quota=quota, quota_left=left)
+        if left or status.state not in (GateState.UP, GateState.SLOWED):
+            return status
+        midnight = (self._clock() // DAY_MS + 1) * DAY_MS
+        reason = f"its daily quota of {quota} is used up"
+        return replace(status, state=GateState.REFUSED, reason=reason, until=midnight)

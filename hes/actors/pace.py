@@ -98,6 +98,8 @@ class Rate:
         self._resumed_at = now
         self._accepted = Tally(0.1, 10)
         self._tokens = 1.0
+        self._is_full = False
+        """At the last look."""
         self._filled_at = now
 
     def limit(self, now: float) -> float | None:
@@ -113,19 +115,22 @@ class Rate:
         if limit is None:
             return math.inf
         if now > self._filled_at:  # not while it rests
-            self._tokens = min(self._most(limit), self._tokens + (now - self._filled_at) * limit)
+            most = self._most(limit)
+            self._tokens = min(most, self._tokens + (now - self._filled_at) * limit)
+            self._is_full = self._tokens >= most
             self._filled_at = now
         return self._tokens
 
     def take(self, now: float) -> None:
         if self.tokens(now) < math.inf:
             self._tokens -= 1.0
+            self._is_full = False
 
     def seconds_to_next(self, now: float) -> float:
         """Until it is worth to look again; infinite if time changes nothing."""
         limit = self.limit(now)
-        if limit is None or self._tokens >= self._most(limit):
-            return math.inf  # full at the last look already: more time changes nothing
+        if limit is None or self._is_full:
+            return math.inf  # more time changes nothing
         return max((1.0 - self.tokens(now)) / limit, self.SMOOTH_SECONDS / 2)
 
     def accepted(self, began_at: float, now: float) -> None:
@@ -178,39 +183,52 @@ class Health:
 
     It shrinks with the share of failures, and when answers take more than twice as long as is normal for this provider
     (and more than a fifth of a second). What it knows fades, so that a provider gets its share back even if too little
-    goes there to prove anything.
+    goes there to prove anything. Times are compared by their logarithms, so that what is normal is the usual time and
+    neither the fastest nor the mean of a few very slow ones.
     """
 
     LEAST = 0.05
     FADE_SECONDS = 30.0
     ENOUGH = 20
     """So many answers before "normal" means anything."""
-    GETS_USED_TO_SECONDS = 1800.0
-    """How slowly slower answers become normal."""
+    GETS_USED_TO_SECONDS = 1200.0
+    """How slowly another pace becomes normal."""
+    SHORTEST = 0.1
+    """Seconds: below it, all answers are equally fast."""
 
     def __init__(self, now: float) -> None:
         self._at = self._answered_at = now
         self.error_rate = 0.0
         self._slowness = 0.0  # logarithm of recent / normal
-        self._normal = 0.0
+        self._normal = 0.0  # logarithm of seconds
         self._answers = 0
 
     def good(self, seconds: float, now: float) -> None:
+        """An email was taken, after so long."""
         self._fade(now)
         self.error_rate *= 0.95
         self._answers += 1
-        if self._answers == 1:
-            self._normal = seconds
-        # What is normal follows a faster provider at once, and a slower one only over half an hour.
-        slower = 1.0 - math.exp((self._answered_at - now) / self.GETS_USED_TO_SECONDS)
-        self._normal += (0.05 if seconds < self._normal else slower) * (seconds - self._normal)
+        took = math.log(max(seconds, self.SHORTEST))
+        used_to_it = 1.0 - math.exp((self._answered_at - now) / self.GETS_USED_TO_SECONDS)
+        self._normal += max(used_to_it, 1.0 / self._answers if self._answers <= self.ENOUGH else 0.0) * (
+            took - self._normal
+        )
         self._answered_at = now
-        ratio = max(seconds, 0.0001) / max(self._normal, 0.1)
-        self._slowness += 0.1 * (math.log(ratio) - self._slowness)
+        self._slowness += 0.1 * (took - self._normal - self._slowness)
+
+    def answered(self, now: float) -> None:
+        """It works, but took no email: that says nothing about its pace."""
+        self._fade(now)
+        self.error_rate *= 0.95
 
     def bad(self, now: float) -> None:
         self._fade(now)
         self.error_rate += 0.05 * (1.0 - self.error_rate)
+
+    def errors(self, now: float) -> float:
+        """The share of failures, as far as it has not faded."""
+        self._fade(now)
+        return self.error_rate
 
     def factor(self, now: float) -> float:
         self._fade(now)
@@ -224,6 +242,32 @@ class Health:
         self._at = now
         self.error_rate *= left
         self._slowness *= left
+
+
+class Carried:
+    """The most calls at once of which one went well, of late: what a provider was seen to carry."""
+
+    ALWAYS = 8
+    """So many at once any provider is thought to carry: failures among them are its own, and no overload."""
+    STRETCH_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._most = [0, 0]  # in this stretch of time, and in the one before
+        self._stretch = 0
+
+    def add(self, rank: int, now: float) -> None:
+        self._roll(now)
+        self._most[0] = max(self._most[0], rank)
+
+    def most(self, now: float) -> int:
+        self._roll(now)
+        return max(self.ALWAYS, *self._most)
+
+    def _roll(self, now: float) -> None:
+        stretch = int(now / self.STRETCH_SECONDS)
+        if stretch != self._stretch:
+            self._most = [0, self._most[0] if stretch == self._stretch + 1 else 0]
+            self._stretch = stretch
 
 
 class RetryBudget:
@@ -244,6 +288,10 @@ class RetryBudget:
 
     def spend(self) -> None:
         self._left = max(0.0, self._left - 1.0)
+
+    def refill(self) -> None:
+        """It works again: what was spent on its trouble counts no more."""
+        self._left = self.FULL
 
     def give_back(self) -> None:
         """What was spent for a call that was not made."""

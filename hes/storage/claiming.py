@@ -20,7 +20,10 @@ from hes.storage import tables
 from hes.storage.ledger import delivery_of
 
 LANES = 64
-"""How many lanes one claim looks at."""
+"""How many lanes are looked at together."""
+
+STRETCHES = 16
+"""Of so many lanes each one claim goes through if nobody can take anything; the next claim goes on there."""
 
 PROBE_CHOICE = 20
 """Among so many emails the one is chosen that finds out whether a provider works again."""
@@ -116,9 +119,7 @@ class Claim:
         self, connection: sa.Connection, now: Millis, rooms: Mapping[str, Room], passed_over: Collection[EmailId]
     ) -> Due:
         """Some of what is due and can be taken now, enough for all hands if there is so much."""
-        seen = _page(connection, self._after)
-        self._after = seen[-1][0] if len(seen) == LANES else ""
-        with_room = [lane for lane, due_at in seen if due_at <= now and self._routing.takers(lanes.parse(lane), rooms)]
+        with_room = self._next_lanes_with_room(connection, now, rooms)
         if not with_room:
             return Due(more_lanes=bool(self._after))
         with_room.sort(key=lambda lane: (lane <= self._first, lane))
@@ -137,3 +138,14 @@ class Claim:
             more_rows=any(len(rows) == each for rows in by_lane.values()),
             more_lanes=bool(self._after),
         )
+
+    def _next_lanes_with_room(self, connection: sa.Connection, now: Millis, rooms: Mapping[str, Room]) -> list[str]:
+        """Of the next stretch of lanes in which there are any; at most some stretches are looked at."""
+        for _ in range(STRETCHES):
+            seen = _page(connection, self._after)
+            self._after = seen[-1][0] if len(seen) == LANES else ""
+            due = ((lane, now - due_at) for lane, due_at in seen if due_at <= now)
+            with_room = [lane for lane, waited in due if self._routing.takers(lanes.parse(lane), rooms, waited)]
+            if with_room or not self._after:
+                return with_room
+        return []

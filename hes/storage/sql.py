@@ -29,7 +29,7 @@ from hes.model import (
     Room,
     Status,
 )
-from hes.policy import Policy, holds_lease, words_about_others
+from hes.policy import Policy, holds_lease
 from hes.storage import accepting, accounts, book, tables
 from hes.storage.accounts import Quotas
 from hes.storage.claiming import Claim
@@ -123,7 +123,7 @@ class SqlStorage:
             free = quotas.limit(rooms)
             while True:
                 due = self._claim.due(connection, now, free, self._unreadable)
-                given = self._policy.routing.give_out(due.deliveries, free, size_budget, is_idle=is_idle)
+                given = self._policy.routing.give_out(due.deliveries, free, size_budget, now, is_idle=is_idle)
                 if not given:
                     return Leases(more=due.more_lanes and given is not None)
                 email_ids = [one.delivery.email_id for one in given]
@@ -149,6 +149,7 @@ class SqlStorage:
 
     async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
         def work(connection: sa.Connection, now: Millis) -> Settled:
+            stand = Quotas(connection, self._policy.rules.daily_quotas, now).limit(rooms)
             ledger = load(connection, (e.email_id for e in ended))
             lost: list[AttemptId] = []
             verdicts: list[Verdict] = []
@@ -158,8 +159,8 @@ class SqlStorage:
                     continue
                 if not holds_lease(case, one):
                     lost.append(one.attempt_id)
-                verdicts += (Verdict(name, is_liar) for name, is_liar in words_about_others(case, one))
-                ledger.change(self._policy.settle(case, one, now, rooms))
+                verdicts += (Verdict(name, is_liar) for name, is_liar in self._policy.verdicts(case, one))
+                ledger.change(self._policy.settle(case, one, now, stand))
             ledger.write(connection, self._new_id)
             return Settled(tuple(lost), tuple(verdicts))
 

@@ -103,6 +103,7 @@ async def send_again(
 ) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
+    desk.rates.spend(principal)
     send_at = read_send_request(request.headers, await request.body(), desk.clock())
     id_ = read_email_id(email_id)
     await desk.storage.send(principal.project, id_, send_at)

@@ -39,6 +39,7 @@ class ProviderView(Struct, frozen=True, kw_only=True):
     rate_limit: Annotated[float | None, Meta(description="Emails a second, set or learned; null: none is known.")]
     sent_last_minute: int
     error_rate: Annotated[float, Meta(description="Share of failures of late, 0 to 1.")]
+    retries_left: Annotated[int, Meta(description="How many emails of later rounds it may get now.")]
     daily_quota: int | None
     quota_left: Annotated[int | None, Meta(description="Of the daily quota, until midnight UTC.")]
     refused_sender_domains: list[str]
@@ -135,6 +136,7 @@ def provider_view(status: GateStatus) -> ProviderView:
         rate_limit=status.rate_limit,
         sent_last_minute=status.sent_last_minute,
         error_rate=status.error_rate,
+        retries_left=status.retries_left,
         daily_quota=status.daily_quota,
         quota_left=status.quota_left,
         refused_sender_domains=list(status.refused_sender_domains),

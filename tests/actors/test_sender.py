@@ -183,14 +183,16 @@ def test_told_to_wait_it_asks_nothing_until_then(answer: Answer, seconds: int) -
 
             setup.provider.script = say
             setup.sender.take(a_leased(1))
-            await setup.told()
+            setup.sender.release(await setup.told())
             assert setup.sender.room().hands == 0
             setup.sender.take(a_leased(2))  # leased just before
-            assert (await setup.told()).answer is None
+            ended = await setup.told()
+            assert ended.answer is None
+            setup.sender.release(ended)
             await anyio.sleep(seconds - 0.1)
             assert setup.sender.room().hands == 0
             await anyio.sleep(0.2)
-            assert setup.sender.room().hands == 1, "the first two hands are taken still; or one probe"
+            assert setup.sender.room().hands >= 1
 
     test()
 

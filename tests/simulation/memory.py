@@ -30,7 +30,7 @@ from hes.model import (
     Room,
     Status,
 )
-from hes.policy import Policy, holds_lease, words_about_others
+from hes.policy import Policy, holds_lease
 from hes.storage.accepting import KEY_LIFETIME_MS, first_events, new_delivery
 from hes.storage.records import Accepted, Leases, NewEmail, Recipient, Settled, StoredEmail, Swept, Verdict, leased
 
@@ -118,7 +118,7 @@ class MemoryStorage:
         rooms = {name: self._limited(name, room, now) for name, room in rooms.items()}
         routing = self._policy.routing
         due = self._in_turns(now, rooms)
-        given = routing.give_out(due, rooms, size_budget, is_idle=is_idle)
+        given = routing.give_out(due, rooms, size_budget, now, is_idle=is_idle)
         items = []
         for one in given or ():
             room = rooms[one.provider]
@@ -130,11 +130,15 @@ class MemoryStorage:
 
     def _in_turns(self, now: Millis, rooms: Mapping[str, Room]) -> list[Delivery]:
         """One of each lane with room, then the next of each; another lane begins each time."""
-        names = [lane for lane, ids in self._lanes.items() if ids and self._policy.routing.takers(parse(lane), rooms)]
+        names = [lane for lane, ids in self._lanes.items() if ids and self._takers(lane, rooms, now)]
         names.sort(key=lambda lane: (lane <= self._first_lane, lane))
         lanes = [self._due(lane, now) for lane in names]
         self._first_lane = next((name for name, due in zip(names, lanes, strict=True) if due), "")
         return [d for d in chain.from_iterable(zip_longest(*lanes)) if d is not None]
+
+    def _takers(self, lane: str, rooms: Mapping[str, Room], now: Millis) -> list[str]:
+        first_due = min(self.cases[email_id].delivery.due_at for email_id in self._lanes[lane])
+        return self._policy.routing.takers(parse(lane), rooms, now - first_due)
 
     def _due(self, lane: str, now: Millis) -> list[Delivery]:
         waiting = (self.cases[email_id].delivery for email_id in self._lanes[lane])
@@ -149,6 +153,7 @@ class MemoryStorage:
 
     async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
         now = self._reach()
+        rooms = {name: self._limited(name, room, now) for name, room in rooms.items()}
         lost: list[AttemptId] = []
         verdicts: list[Verdict] = []
         for one in ended:
@@ -156,7 +161,7 @@ class MemoryStorage:
                 continue
             if not holds_lease(case, one):
                 lost.append(one.attempt_id)
-            verdicts += (Verdict(name, is_liar) for name, is_liar in words_about_others(case, one))
+            verdicts += (Verdict(name, is_liar) for name, is_liar in self._policy.verdicts(case, one))
             self._apply(self._policy.settle(case, one, now, rooms))
         return Settled(tuple(lost), tuple(verdicts))
 

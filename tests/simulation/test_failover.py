@@ -432,3 +432,82 @@ async def test_a_dead_providers_backlog_hides_nothing_from_the_other() -> None:
         await anyio.sleep(1)
         assert max(fleet.delays(began_at)) < 2
         assert fleet.statuses() == {"sent": 500, "queued": 500}
+
+
+# --- nothing waits for what does not come ----------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_nothing_waits_for_a_provider_that_rests_while_another_works() -> None:
+    rest = Answer(outcome=Outcome.THROTTLED, retry_after_seconds=3600, detail="come back in an hour")
+    async with running(Fleet("a", "b")) as fleet:
+        fleet.models["b"].says = lambda _: rest
+        await fleet.offer(20, 1)
+        fleet.models["a"].error_share = 0.5
+        await fleet.offer(20, 3, expires_in=60)
+        fleet.models["a"].error_share = 0.0
+        await fleet.drained(within=30)
+    assert fleet.statuses() == {"sent": 80}
+
+
+@in_virtual_time
+async def test_nothing_waits_long_for_a_busy_provider_while_another_works() -> None:
+    async with running(Fleet("a", "b", b={"rate_per_second": 1.0})) as fleet:
+        fleet.models["a"].error_share = 0.1
+        await fleet.offer(50, 30)
+        fleet.models["a"].error_share = 0.0
+        began_at = anyio.current_time()
+        assert await fleet.drained() < began_at + 5
+    assert fleet.statuses() == {"sent": 1500}
+
+
+@in_virtual_time
+async def test_with_the_others_quota_used_up_a_failed_email_backs_off() -> None:
+    async with running(Fleet("a", "b", a={"gate_fail_max": 1000}, b={"daily_quota": 1})) as fleet:
+        await fleet.send(own_providers=("b",))
+        await fleet.drained()
+        fleet.models["a"].is_down = lambda _: True
+        await fleet.send()
+        await anyio.sleep(10)
+        assert len(fleet.models["a"].calls) <= 12, "1, 2, 4 … s at most, by chance less; not as fast as it can"
+        assert (await fleet.status("b")).state is GateState.REFUSED
+        fleet.models["a"].is_down = lambda _: False
+        await fleet.drained(within=60)
+    assert fleet.statuses() == {"sent": 2}
+
+
+@in_virtual_time
+async def test_after_trouble_that_shut_no_gate_the_budget_holds_nothing_back() -> None:
+    async with running(Fleet("a", gate_fail_max=1000)) as fleet:
+        fleet.models["a"].error_share = 0.3
+        await fleet.offer(60, 40)
+        fleet.models["a"].error_share = 0.0
+        began_at = anyio.current_time()
+        await fleet.offer(60, 5)
+        assert await fleet.drained() < began_at + 40
+    assert fleet.statuses() == {"sent": len(fleet.handed_in)}
+
+
+@in_virtual_time
+async def test_a_slow_limit_is_not_stormed_at_the_end_of_each_rest() -> None:
+    async with running(Fleet("a")) as fleet:
+        fleet.models["a"].per_second = 3
+        await fleet.offer(20, 10)
+        await anyio.sleep(20)
+        told = [call.at for call in fleet.models["a"].calls if call.outcome is Outcome.THROTTLED]
+        first_storm = sum(at < 1 for at in told)
+        assert len(told) - first_storm <= len(fleet.models["a"].accepted())
+
+
+@in_virtual_time
+async def test_rejected_by_one_while_the_other_is_down_it_is_sent_once_either_works() -> None:
+    async with running(Fleet("a", "b")) as fleet:
+        fleet.models["b"].is_down = lambda _: True
+        await fleet.offer(20, 5)
+        fleet.models["a"].says = lambda _: REJECTED
+        await fleet.offer(20, 5)
+        assert (await fleet.status("a")).reason is not None
+        fleet.models["a"].says = lambda _: None
+        await fleet.drained(within=200)
+    assert fleet.statuses()["failed"] <= 5, "those that it was believed about, and nobody could be asked"
+    assert fleet.statuses()["sent"] >= 195

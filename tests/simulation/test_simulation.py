@@ -52,7 +52,7 @@ def test_the_world_is_stormy_enough_to_mean_something() -> None:
     """What the invariants are about does happen: doubts, evidence, poison, copies, lost leases."""
     wanted = {"in_doubt", "resolved", "duplicate", "not_tried", "failed_over"}
     wanted |= {"doubt", "expired_in_doubt", "rejected_after_doubt", "poison", "operator", "expired", "rejected"}
-    for seed in range(40):
+    for seed in range(200):  # far fewer do, but what three crashes make of an email is rare
         world = simulate(seed, 300)
         wanted -= {event.type.value for events in world.storage.events.values() for _, event in events}
         wanted -= {str(case.delivery.reason) for case in world.storage.cases.values()}

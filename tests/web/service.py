@@ -67,6 +67,7 @@ def a_status(name: str, state: GateState, **fields: Any) -> GateStatus:
         "rate_limit": None,
         "sent_last_minute": 17,
         "error_rate": 0.0,
+        "retries_left": 100,
         "refused_sender_domains": (),
     }
     return GateStatus(name=name, state=state, **(known | fields))

@@ -25,6 +25,7 @@ async def test_each_provider_is_told_with_its_gate(hes: Service) -> None:
         "rate_limit": None,
         "sent_last_minute": 17,
         "error_rate": 0.0,
+        "retries_left": 100,
         "daily_quota": None,
         "quota_left": None,
         "refused_sender_domains": [],
