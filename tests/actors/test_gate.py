@@ -423,11 +423,11 @@ async def test_retries_take_from_a_budget_while_it_is_in_trouble() -> None:
     call(gate, UNAVAILABLE)
     for _ in range(100):
         call(gate, UNAVAILABLE, leased=a_leased(is_retry=True))
-        call(gate, DECLINED)
-    assert room(gate).retries == 0
+        calls(gate, [DECLINED, DECLINED])
+    assert (room(gate).retries, is_shut(gate)) == (0, False)
     await anyio.sleep(5)
     assert room(gate).retries == 5
-    for _ in range(10):
+    for _ in range(12):
         call(gate, ACCEPTED)
     assert room(gate).retries == 6
     for _ in range(100):
