@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from hes.provider_settings import Secret
+from hes.secret import Secret
 
 _SECRET_KEY = re.compile(
     r"authorization|cookie|passw|secret|credential|api_?key|(bootstrap|access|private)_key$|token$"

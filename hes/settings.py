@@ -29,21 +29,11 @@ from hes.provider_settings import (
     Around,
     Kind,
     ProviderSettings,
-    Secret,
-    Setting,
     Times,
-    Wrong,
-    closest,
-    declared,
-    http_url,
-    is_loopback,
-    matching,
-    one_of,
     read_providers,
-    switch,
-    text,
-    whole,
 )
+from hes.secret import Secret, Wrong
+from hes.setting import Setting, closest, declared, http_url, is_loopback, matching, one_of, switch, text, whole
 
 NOT_BUILT_YET = {
     "HES_QUEUE_LIMIT": "nothing limits what waits",

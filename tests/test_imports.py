@@ -20,9 +20,11 @@ MAY_IMPORT = {
     "telemetry": "",
     "ids": "model",
     "mime": "model",
-    "provider_settings": "errors model",
-    "settings": "errors model provider_settings",
-    "log": "provider_settings.Secret",  # to mask it
+    "secret": "",
+    "setting": "errors model secret",
+    "provider_settings": "errors model secret setting",
+    "settings": "errors model provider_settings secret setting",
+    "log": "secret",  # to mask it
     "transitions": "model",  # the table that policy decides by
     "timeline": "model",
     "rotation": "",
@@ -37,8 +39,8 @@ MAY_IMPORT = {
     "storage": "case errors ids interventions lanes model policy routing",
     "actors": f"errors ids model telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
-    "web": f"errors model provider_settings settings telemetry {KINDLESS} storage.key_records",
-    "client": "errors provider_settings",  # a program of its own, over HTTP: nothing of the service
+    "web": f"errors model setting settings telemetry {KINDLESS} storage.key_records",
+    "client": "errors secret setting",  # a program of its own, over HTTP: nothing of the service
     "cli": "hes",  # everything: its commands are the service's start, or clients
     "demo": "client serving settings",  # a client of a HES that it serves itself, with providers of its own
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from hes.log import configure, get_logger
-from hes.provider_settings import Secret
+from hes.secret import Secret
 
 NASTY = "a\n2026-01-01 forged\x1b[31m\r\x00\x9b\u202e"
 

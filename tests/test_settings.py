@@ -12,7 +12,9 @@ import pytest
 from hes import provider_settings
 from hes.errors import ConfigError
 from hes.model import Address, OnDoubt
-from hes.provider_settings import PROVIDER_SETTINGS, Kind, ProviderSettings, Secret, Wrong
+from hes.provider_settings import PROVIDER_SETTINGS, Kind, ProviderSettings
+from hes.secret import Secret, Wrong
+from hes.setting import api_url, mailbox
 from hes.settings import NOT_BUILT_YET, SETTINGS, ClientSettings, Settings, describe, load, load_client
 
 SENDGRID = {"HES_PROVIDERS": "sendgrid://hunter2@default"}
@@ -347,10 +349,10 @@ def test_what_a_kind_needs_is_asked_for(tmp_path: Path, kind: str, missing: str)
 )
 def test_a_base_url_is_a_host_and_only_loopback_goes_without_tls(value: str, *, is_good: bool) -> None:
     if is_good:
-        assert provider_settings.api_url(value) == value.rstrip("/")
+        assert api_url(value) == value.rstrip("/")
     else:
         with pytest.raises(Wrong):
-            provider_settings.api_url(value)
+            api_url(value)
 
 
 @pytest.mark.parametrize(
@@ -369,10 +371,10 @@ def test_a_base_url_is_a_host_and_only_loopback_goes_without_tls(value: str, *, 
 )
 def test_a_sender_is_one_mailbox(value: str, means: Address | None) -> None:
     if means:
-        assert provider_settings.mailbox(value) == means
+        assert mailbox(value) == means
     else:
         with pytest.raises(Wrong):
-            provider_settings.mailbox(value)
+            mailbox(value)
 
 
 ROUTES = '[routes]\ntransactional = [["sendgrid"], ["outbox"]]'

@@ -15,7 +15,7 @@ import rich_click as click
 from hes.cli.screen import Screen
 from hes.client import Client
 from hes.errors import ConfigError
-from hes.provider_settings import is_loopback
+from hes.setting import is_loopback
 from hes.settings import load_client
 
 KEY_FILE = ".hes-key"

@@ -10,7 +10,8 @@ from hes import __version__
 from hes.client.answers import Answer, NoAnswer
 from hes.client.calls import Call
 from hes.errors import ConfigError
-from hes.provider_settings import Wrong, http_url, is_loopback
+from hes.secret import Wrong
+from hes.setting import http_url, is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:8025"
 TIMEOUT_SECONDS = 30.0

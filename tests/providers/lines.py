@@ -8,9 +8,10 @@ from typing import Any
 from msgspec import Struct
 
 from hes.model import AttemptId, Email, EmailId, Outcome
-from hes.provider_settings import Kind, ProviderSettings, Secret
+from hes.provider_settings import Kind, ProviderSettings
 from hes.providers import Surroundings, make_provider
 from hes.providers.provider import Provider
+from hes.secret import Secret
 from tests.fakes import an_email
 from tests.fakes.faults import FakeServer, Vendor
 from tests.fakes.mailgun import DOMAIN, MailgunRules

@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from hes.errors import ConfigError
 from hes.model import Answer, Outcome
-from hes.provider_settings import BUILT, Secret
+from hes.provider_settings import BUILT
 from hes.provider_settings import Kind as Kinds
 from hes.providers import REGISTRY
+from hes.secret import Secret
 from tests.fakes.faults import FakeServer, Fault, Kind, Point
 from tests.providers.lines import ATTEMPT, EMAIL, LINES, Line, made, talking
 

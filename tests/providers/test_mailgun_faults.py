@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from hes.errors import ConfigError
 from hes.model import Answer, Attachment, Outcome, Scope
 from hes.provider_settings import Kind as Kinds
-from hes.provider_settings import Secret
 from hes.providers.mailgun import Mailgun
+from hes.secret import Secret
 from tests.fakes import an_email
 from tests.fakes.faults import Fault, Kind
 from tests.fakes.mailgun import DOMAIN, KEY, File, MailgunRules, fake_mailgun

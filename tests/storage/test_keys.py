@@ -111,7 +111,7 @@ async def test_the_latest_use_stays(sql: SqlStorage) -> None:
         ({"project": "default"}, False),
     ],
 )
-async def test_whether_a_key_can_make_others(sql: SqlStorage, fields: dict[str, Any], can: object) -> None:
+async def test_whether_a_key_can_make_others(sql: SqlStorage, fields: dict[str, Any], *, can: bool) -> None:
     assert not await sql.keys.has_admin()
     key = await sql.keys.create(a_key(**fields), "b")
     assert await sql.keys.has_admin() == can
