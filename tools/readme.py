@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hes.providers import SUPPORT
+from hes.providers import REGISTRY
 from hes.settings import describe
 
 README = Path(__file__).parents[1] / "README.md"
@@ -19,6 +19,7 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def _providers() -> str:
+    supports = {kind: entry.support for kind, entry in REGISTRY.items()}
     rows = [
         [
             f"`{kind}`",
@@ -28,7 +29,7 @@ def _providers() -> str:
             "ours" if support.own_message_id else "theirs",
             support.finds_out,
         ]
-        for kind, support in SUPPORT.items()
+        for kind, support in supports.items()
     ]
     return _table(["kind", "recipients", "request", "tags become", "Message-ID", "finding out about a doubt"], rows)
 

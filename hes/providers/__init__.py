@@ -33,17 +33,20 @@ def _mailgun(settings: ProviderSettings, around: Surroundings) -> Provider:
     return Mailgun.of(settings, around.clock)
 
 
-REGISTRY: Mapping[str, Callable[[ProviderSettings, Surroundings], Provider]] = {
-    Kind.OUTBOX: _outbox,
-    Kind.SENDGRID: _sendgrid,
-    Kind.MAILGUN: _mailgun,
+class Entry(Struct, frozen=True):
+    """One kind of provider."""
+
+    make: Callable[[ProviderSettings, Surroundings], Provider]
+    support: Support
+
+
+REGISTRY: Mapping[str, Entry] = {
+    Kind.SENDGRID: Entry(_sendgrid, SendGrid.support),
+    Kind.MAILGUN: Entry(_mailgun, Mailgun.support),
+    Kind.OUTBOX: Entry(_outbox, Outbox.support),
 }
-
-
-SUPPORT: Mapping[str, Support] = {one.kind: one.support for one in (SendGrid, Mailgun, Outbox)}
-"""What each kind can express; the README's table."""
 
 
 def make_provider(settings: ProviderSettings, around: Surroundings) -> Provider:
     """The provider that these settings describe. No connection is opened yet."""
-    return REGISTRY[settings.kind](settings, around)
+    return REGISTRY[settings.kind].make(settings, around)
