@@ -1,18 +1,14 @@
-"""Builds everything from the settings and wires it: the only file that knows every part.
+"""Builds one process from the settings and wires it: the only file that knows every part.
 
-POST /v1/emails ─▶ storage.accept ─▶ 202            wake ─────┐
-                                                              ▼
-storage ◀─ lease ─ intake ─▶ sender ─▶ provider       (per provider, per free hand)
-   ▲                            │
-   └── settle ── reporter ◀─────┘  then the hand is free, and the intake is woken
+POST /v1/emails ─▶ storage.accept ─▶ 202, wake ─▶ the mailer (`hes.mailer`), in this process or in others
 
-gatekeeper: what the gates learn, and operators say   janitor: lapsed leases, expiry, old keys
-supervisor: above all of them
+What a process has: `api` the HTTP application, `mailer` the mailer and its health, `all` both. Where several share a
+storage each says now and then that it is there (`hes.actors.membership`).
 """
 
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,19 +16,16 @@ import anyio
 import sqlalchemy as sa
 from litestar import Litestar
 
-from hes.actors.actor import Mailbox, StorageTrouble
-from hes.actors.gate import Gate, GateSettings
-from hes.actors.gatekeeper import Gatekeeper
-from hes.actors.intake import Intake
-from hes.actors.janitor import Janitor
-from hes.actors.reporter import Reporter
-from hes.actors.sender import Sender
+from hes.actors.actor import StorageTrouble
+from hes.actors.membership import Membership
+from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
 from hes.case import Backoff, Rules
 from hes.ids import NewId
-from hes.model import Clock, Ended, Leased, Millis, Monotonic
+from hes.mailer import Mailer, all_providers
+from hes.model import Clock, Millis
+from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
-from hes.provider_settings import Kind, ProviderSettings
 from hes.providers import Surroundings, make_provider
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
@@ -55,109 +48,63 @@ def now() -> Millis:
     return time.time_ns() // 1_000_000
 
 
-class Mailer:
-    """The actors that get emails out, wired."""
+class Process:
+    """The parts of one process, as its role has them. Must be closed."""
 
     def __init__(
-        self,
-        settings: Settings,
-        storage: Storage,
-        providers: Sequence[Provider],
-        clock: Clock,
-        rng: random.Random,
-        monotonic: Monotonic = time.monotonic,
+        self, settings: Settings, storage: SqlStorage, new_id: NewId, wall_clock: Clock, rng: random.Random
     ) -> None:
-        """`providers`: as `make_providers` makes them; closed by `aclose`."""
-        trouble = StorageTrouble(monotonic)
-        self._senders: dict[str, Sender] = {}
-        self.intake = Intake(
+        clock = SharedClock(wall_clock)
+        self._mailer = None
+        if settings.role != "api":
+            self._mailer = Mailer(settings, storage, make_providers(settings, storage, clock), clock, rng)
+        node = ThisNode(settings, storage, self._mailer, clock)
+        self._membership = Membership(
             storage,
-            self._senders,
-            trouble,
-            poll_seconds=settings.poll_seconds,
-            lease_seconds=settings.lease_seconds,
-            monotonic=monotonic,
+            StorageTrouble(time.monotonic) if self._mailer is None else self._mailer.trouble,
+            here=node,
+            set_clock=clock.set,
+            share=self._mailer.share if self._mailer is not None else lambda _: None,
             rng=rng,
         )
-        self.gatekeeper = Gatekeeper(
-            storage,
-            self._senders,
-            self.intake,
-            trouble,
-            names=[one.name for one in settings.providers],
-            daily_quotas=daily_quotas(settings),
-            clock=clock,
-        )
-        configured = {one.name: one for one in all_providers(settings)}
-        self._outcomes = Mailbox[Ended](sum(one.max_in_flight for one in configured.values()))
-        self._leased: list[Mailbox[Leased]] = []
-        self._providers = providers
-        for provider in providers:
-            one = configured[provider.name]
-            mailbox = Mailbox[Leased](one.max_in_flight)
-            gate = Gate(
-                one.name,
-                gate_settings(one),
-                clock=clock,
-                monotonic=monotonic,
-                rng=rng,
-                changed=self.gatekeeper.wake,
-            )
-            self._leased.append(mailbox)
-            self._senders[one.name] = Sender(
-                provider,
-                gate,
-                mailbox,
-                self._outcomes,
-                hands=one.max_in_flight,
-                timeout_seconds=one.attempt_timeout,
-                clock=clock,
-                monotonic=monotonic,
-            )
-        self._reporter = Reporter(storage, self._outcomes, self._senders, trouble, wake=self.intake.wake)
-        self._janitor = Janitor(
-            storage,
-            self._reporter,
-            trouble,
-            held=lambda: [attempt_id for sender in self._senders.values() for attempt_id in sender.in_hand],
-            period_seconds=settings.poll_seconds,
-            lease_seconds=settings.lease_seconds,
-            monotonic=monotonic,
-            rng=rng,
-        )
-        self._supervisor = Supervisor(monotonic, rng)
-
-    async def run(self) -> None:
-        """Work until `stop`, then let what is in flight end, and write down how. Raises what an actor died of."""
-        await self.gatekeeper.load()
-        async with anyio.create_task_group() as others:
-            others.start_soon(self._supervisor.run, self._janitor)
-            others.start_soon(self._supervisor.run, self.gatekeeper)
-            async with anyio.create_task_group() as writing:
-                writing.start_soon(self._supervisor.run, self._reporter)
-                async with anyio.create_task_group() as sending:
-                    for sender in self._senders.values():
-                        sending.start_soon(self._supervisor.run, sender)
-                    await self._supervisor.run(self.intake)
-                    for sender in self._senders.values():  # only now: what was leased last still found its hand
-                        sender.stop()
-                self._outcomes.close()  # upstream first: nobody is left who could tell the reporter anything
-            others.cancel_scope.cancel()
-
-    def stop(self) -> None:
-        """Lease nothing more. `run` ends when the calls in flight have, and their outcomes are written."""
-        self.intake.stop()
+        self._is_shared = storage.is_shared
+        self._stored_keys = StoredKeys(storage.keys, clock)
+        self._supervisor = Supervisor(time.monotonic, rng)
+        self._is_stopping = anyio.Event()
+        self.readiness = Readiness()
+        operator = make_operator(settings, storage, node, clock)
+        desk = make_desk(settings, storage, operator, node, new_id, clock, self.readiness, self._stored_keys)
+        self.web: Litestar = create_web(desk, docs=settings.docs, only_health=settings.role == "mailer")
 
     @property
     def in_flight(self) -> int:
-        return sum(sender.in_flight for sender in self._senders.values())
+        """Calls to providers."""
+        return self._mailer.in_flight if self._mailer is not None else 0
+
+    async def run(self) -> None:
+        """Work until `stop`, then let what is in flight end. Raises what an actor died of."""
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._stored_keys.run)
+            if self._is_shared:
+                beside.start_soon(self._supervisor.run, self._membership)
+            if self._mailer is not None:
+                await self._mailer.run()
+            else:
+                await self._is_stopping.wait()
+            beside.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Unready, and nothing new begins."""
+        self.readiness.is_stopping = True
+        self._is_stopping.set()
+        if self._mailer is not None:
+            self._mailer.stop()
 
     async def aclose(self) -> None:
-        self._outcomes.discard()
-        for mailbox in self._leased:
-            mailbox.discard()
-        for provider in self._providers:
-            await provider.aclose()
+        if self._is_shared:
+            await self._membership.leave()
+        if self._mailer is not None:
+            await self._mailer.aclose()
 
 
 @asynccontextmanager
@@ -183,11 +130,16 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
     return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
 
 
-def all_providers(settings: Settings) -> tuple[ProviderSettings, ...]:
-    """The configured ones, and the built-in outbox of test keys if it is not among them."""
-    if any(provider.name == OUTBOX for provider in settings.providers):
-        return settings.providers
-    return (*settings.providers, ProviderSettings(name=OUTBOX, kind=Kind.OUTBOX))
+def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: Clock) -> Operator:
+    return Operator(
+        storage,
+        kinds={one.name: one.kind for one in settings.providers},
+        weights={one.name: one.weight for one in settings.providers},
+        daily_quotas=daily_quotas(settings),
+        here=node.if_it_sends,
+        told=node.told,
+        clock=clock,
+    )
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -204,16 +156,6 @@ def daily_quotas(settings: Settings) -> dict[str, int]:
     return {p.name: p.daily_quota for p in settings.providers if p.daily_quota is not None}
 
 
-def gate_settings(provider: ProviderSettings) -> GateSettings:
-    return GateSettings(
-        fail_max=provider.gate_fail_max,
-        open_seconds=provider.gate_open_seconds,
-        max_in_flight=provider.max_in_flight,
-        rate_per_second=provider.rate_per_second,
-        weight=provider.weight,
-    )
-
-
 def postgres_url(settings: Settings) -> PostgresUrl:
     return PostgresUrl(settings.database_url.reveal())
 
@@ -223,26 +165,27 @@ def sqlite_path(settings: Settings) -> Path:
     return Path(sa.make_url(settings.database_url.reveal()).database or "hes.db")
 
 
-def create_app(
+def make_desk(
     settings: Settings,
     storage: SqlStorage,
-    mailer: Mailer,
+    operator: Operator,
+    node: ThisNode,
     new_id: NewId,
     clock: Clock,
     readiness: Readiness,
     stored_keys: StoredKeys,
-) -> Litestar:
-    """The HTTP application over these parts."""
+) -> Desk:
+    """What the HTTP handlers work with."""
     bootstrap = settings.bootstrap_key.reveal() if settings.bootstrap_key else None
-    desk = Desk(
+    return Desk(
         storage=storage,
         emails=storage,
         authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
         keys=storage.keys,
         rates=Rates(time.monotonic),
         readiness=readiness,
-        gates=mailer.gatekeeper,
-        wake=mailer.intake.wake,
+        gates=operator,
+        wake=node.wake,
         new_id=new_id,
         clock=clock,
         provider_names=frozenset(provider.name for provider in settings.providers),
@@ -253,4 +196,3 @@ def create_app(
         bodies=Budget(BODY_BYTES_IN_HAND),
         attempt_timeout_limit=min(settings.lease_seconds, settings.grace_seconds) - MARGIN_SECONDS,
     )
-    return create_web(desk, docs=settings.docs)

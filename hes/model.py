@@ -333,6 +333,8 @@ class Room(Struct, frozen=True, kw_only=True):
     """Nobody can go there for a while, and not only because all hands are busy or the rate is used up."""
     is_probe: bool = False
     """Its one hand is to find out whether it works again."""
+    is_refused: bool = False
+    """What is to be found out is whether it wants our account again: among all nodes only one may ask."""
     closed_domains: frozenset[str] = frozenset()
     """Sender domains that it does not take now."""
     probing_domains: frozenset[str] = frozenset()
@@ -347,6 +349,8 @@ class FactKind(StrEnum):
     REFUSED = "refused"
     PAUSED = "paused"
     THROTTLED = "throttled"
+    RESET = "reset"
+    """An operator wants all forgotten that was learned of it before."""
 
 
 class Fact(Struct, frozen=True, kw_only=True):
@@ -408,3 +412,24 @@ class GateStatus(Struct, frozen=True, kw_only=True):
     refused_sender_domains: tuple[str, ...]
     daily_quota: int | None = None
     quota_left: int | None = None
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """One process over the storage, as it tells of itself."""
+
+    id: str
+    """Fresh with each start."""
+    role: str
+    host: str
+    version: str
+    started_at: Millis = 0
+    seen_at: Millis = 0
+    gates: tuple[GateStatus, ...] = ()
+    """How it sees the providers. What it found out by failures is its own: another's network may be well."""
+
+
+class ProviderStatus(Struct, frozen=True, kw_only=True):
+    """How a provider stands: all in all, and as each process that sends sees it."""
+
+    gate: GateStatus
+    nodes: tuple[tuple[Node, GateStatus], ...] = ()

@@ -18,12 +18,12 @@ import uvicorn
 from litestar import Litestar
 
 from hes import __version__
-from hes.app import Mailer, create_app, make_providers, now, open_storage
-from hes.errors import ConfigError
+from hes.app import Process, now, open_storage
+from hes.errors import ConfigError, StorageUnavailable
 from hes.ids import id_maker
 from hes.model import Clock
 from hes.settings import Settings
-from hes.web.api_keys import StoredKeys
+from hes.storage.sql import SqlStorage
 from hes.web.desk import Readiness
 
 _log = logging.getLogger("hes")
@@ -65,35 +65,28 @@ async def serve(settings: Settings, *, clock: Clock = now, started: Callable[[st
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng))
-        if settings.bootstrap_key is None and not await storage.keys.has_admin():
-            _log.warning(
-                "there is no key that could make others, and HES_BOOTSTRAP_KEY is not set: set it to 32 or more "
-                "characters, start again, and make keys with POST /v1/keys"
-            )
-        stored_keys = StoredKeys(storage.keys, clock)
-        mailer = Mailer(settings, storage, make_providers(settings, storage, clock), clock, rng)
-        stack.push_async_callback(mailer.aclose)
-        readiness = Readiness()
-        web = create_app(settings, storage, mailer, new_id, clock, readiness, stored_keys)
+        if settings.role != "mailer":
+            await _warn_without_admin(settings, storage)
+        process = Process(settings, storage, new_id, clock, rng)
+        stack.push_async_callback(process.aclose)
 
         def tell_started() -> None:
             _log.info("HES %s serves %s", __version__, url_of(listener))
             started(url_of(listener))
 
-        server = Server(_uvicorn_config(web, settings), tell_started)
+        server = Server(_uvicorn_config(process.web, settings), tell_started)
         tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(stored_keys.run)
         stopped = anyio.Event()
-        tasks.start_soon(_serve_web, server, listener, readiness, stopped)
-        mailer_ended = anyio.Event()
-        tasks.start_soon(_run_mailer, mailer, mailer_ended)
+        tasks.start_soon(_serve_web, server, listener, process.readiness, stopped)
+        process_ended = anyio.Event()
+        tasks.start_soon(_run, process, process_ended)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await anext(signals)
             tasks.start_soon(_give_up_at_second, signals)
             with anyio.move_on_after(settings.grace_seconds) as grace:
-                await _stop(server, stopped, mailer, mailer_ended, readiness, settings.grace_seconds)
+                await _stop(server, stopped, process, process_ended, settings.grace_seconds)
         if grace.cancelled_caught:
-            _log.error("%d calls were in flight when the grace period ended; they are in doubt", mailer.in_flight)
+            _log.error("%d calls were in flight when the grace period ended; they are in doubt", process.in_flight)
         tasks.cancel_scope.cancel()
 
 
@@ -107,21 +100,15 @@ def _calm_the_garbage_collector() -> None:
 
 
 async def _stop(
-    server: Server,
-    server_ended: anyio.Event,
-    mailer: Mailer,
-    mailer_ended: anyio.Event,
-    readiness: Readiness,
-    grace_seconds: float,
+    server: Server, server_ended: anyio.Event, process: Process, process_ended: anyio.Event, grace_seconds: float
 ) -> None:
     """Upstream first: no new leases and unready, then no new requests, then the calls in flight end."""
-    _log.info("stopping: no new leases, %d calls in flight", mailer.in_flight)
-    readiness.is_stopping = True
-    mailer.stop()
+    _log.info("stopping: no new leases, %d calls in flight", process.in_flight)
+    process.stop()
     await anyio.sleep(min(UNREADY_SECONDS, grace_seconds / 4))
     server.should_exit = True
     await server_ended.wait()
-    await mailer_ended.wait()
+    await process_ended.wait()
     _log.info("stopped")
 
 
@@ -132,9 +119,21 @@ async def _serve_web(server: Server, listener: socket.socket, readiness: Readine
     ended.set()
 
 
-async def _run_mailer(mailer: Mailer, ended: anyio.Event) -> None:
-    await mailer.run()
+async def _run(process: Process, ended: anyio.Event) -> None:
+    await process.run()
     ended.set()
+
+
+async def _warn_without_admin(settings: Settings, storage: SqlStorage) -> None:
+    try:
+        if settings.bootstrap_key is not None or await storage.keys.has_admin():
+            return
+    except StorageUnavailable:
+        return  # whether there is one will be seen
+    _log.warning(
+        "there is no key that could make others, and HES_BOOTSTRAP_KEY is not set: set it to 32 or more "
+        "characters, start again, and make keys with POST /v1/keys"
+    )
 
 
 async def _give_up_at_second(signals: AsyncIterator[signal.Signals]) -> None:

@@ -43,8 +43,11 @@ MAY_IMPORT = {
     "client": "errors secret setting",  # a program of its own, over HTTP: nothing of the service
     "cli": "hes",  # everything: its commands are the service's start, or clients
     "demo": "client serving settings",  # a client of a HES that it serves itself, with providers of its own
+    # What a process does in its role: the actors wired, over any kind of provider and storage.
+    "mailer": f"actors errors model provider_settings routing settings {KINDLESS} storage.hints",
+    "node": f"mailer model settings {KINDLESS} storage.hints",
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
-    "serving": "app errors ids model settings web.api_keys web.desk",  # a process's life, around what app wires
+    "serving": "app errors ids model settings storage.sql web.desk",  # a process's life, around what app wires
     "__main__": "cli errors",
 }
 ONLY_IN = {"pybreaker": "hes/actors/gate.py"}  # its traps are known and avoided in one place

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import anyio
 
-from hes.app import Mailer, make_providers, now, open_storage
+from hes.app import make_operator, make_providers, now, open_storage
 from hes.ids import id_maker
+from hes.mailer import Mailer
 from hes.model import EmailId, Room
+from hes.node import ThisNode
 from hes.settings import load
 from hes.storage.records import Leases, NewEmail
 from hes.storage.sql import SqlStorage
@@ -79,7 +81,8 @@ async def test_what_a_test_key_sends_goes_into_the_database_and_nowhere_else(tmp
             with anyio.fail_after(10):
                 while (stored := await storage.read(email.project, email.id)).delivery.status != "sent":
                     pass
-            assert [status.name for status in await mailer.gatekeeper.status()] == ["sendgrid"]
+            operator = make_operator(settings, storage, ThisNode(settings, storage, mailer, now), now)
+            assert [status.gate.name for status in await operator.status()] == ["sendgrid"]
             mailer.stop()
         await mailer.aclose()
         assert (stored.delivery.provider, stored.delivery.is_test) == ("outbox", True)

@@ -15,15 +15,13 @@ from typing import Any
 import anyio
 import httpx
 
-from hes.app import Mailer, create_app, make_providers, now, open_storage
+from hes.app import Process, now, open_storage
 from hes.ids import id_maker
 from hes.model import EmailId, Ended, Room
 from hes.providers import Surroundings, make_provider
 from hes.settings import Settings, load
 from hes.storage.records import Settled
 from hes.storage.sql import SqlStorage
-from hes.web.api_keys import StoredKeys
-from hes.web.desk import Readiness
 from tests.fakes.faults import FakeServer
 from tests.fakes.sendgrid import KEY, SendGridRules
 
@@ -45,16 +43,13 @@ def settings(folder: Path, fake: FakeServer) -> Settings:
     return load({}, variables, folder)
 
 
-def make_mailer(settings: Settings, storage: SqlStorage) -> Mailer:
-    return Mailer(settings, storage, make_providers(settings, storage, now), now, random.Random(3))
+def make_process(settings: Settings, storage: SqlStorage) -> Process:
+    return Process(settings, storage, id_maker(now, random.Random(2)), now, random.Random(3))
 
 
 @asynccontextmanager
-async def client(settings: Settings, storage: SqlStorage, mailer: Mailer) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(
-        settings, storage, mailer, id_maker(now, random.Random(2)), now, Readiness(), StoredKeys(storage.keys, now)
-    )
-    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+async def client(process: Process) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=process.web)  # type: ignore[arg-type]
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://hes", headers=headers) as web:
         yield web
@@ -77,7 +72,7 @@ async def test_the_way_of_one_email_step_by_step(tmp_path: Path) -> None:
         open_storage(
             set_up := settings(tmp_path, sendgrid), now, id_maker(now, random.Random(1)), random.Random(1)
         ) as storage,
-        client(set_up, storage, mailer := make_mailer(set_up, storage)) as web,  # it does not run
+        client(process := make_process(set_up, storage)) as web,  # its actors do not run
     ):
         # The email is handed in. The answer comes when it is on disk, and not before: another program sees it there.
         answer = await web.post("/v1/emails", json=RECEIPT)
@@ -132,7 +127,7 @@ async def test_the_way_of_one_email_step_by_step(tmp_path: Path) -> None:
         assert [(a["number"], a["provider"], a["outcome"], a["status_code"]) for a in email["attempts"]] == [
             (1, "sendgrid", "accepted", 202)
         ]
-        await mailer.aclose()
+        await process.aclose()
 
 
 async def test_the_actors_make_the_same_way_by_themselves(tmp_path: Path) -> None:
@@ -142,15 +137,15 @@ async def test_the_actors_make_the_same_way_by_themselves(tmp_path: Path) -> Non
             set_up := settings(tmp_path, sendgrid), now, id_maker(now, random.Random(1)), random.Random(1)
         ) as storage,
     ):
-        mailer = make_mailer(set_up, storage)
-        async with client(set_up, storage, mailer) as web, anyio.create_task_group() as tasks:
-            tasks.start_soon(mailer.run)
+        process = make_process(set_up, storage)
+        async with client(process) as web, anyio.create_task_group() as tasks:
+            tasks.start_soon(process.run)
             email_id = (await web.post("/v1/emails", json=RECEIPT)).json()["id"]
             with anyio.fail_after(10):
                 while (email := (await web.get(f"/v1/emails/{email_id}")).json())["status"] != "sent":
                     pass
-            mailer.stop()
-        await mailer.aclose()
+            process.stop()
+        await process.aclose()
         assert [event["type"] for event in email["events"]] == ["created", "queued", "attempt", "sent"]
         assert sendgrid.copies(email_id) == 1
 
@@ -166,7 +161,7 @@ def test_the_way_can_be_read_in_one_sitting() -> None:
         "actors/reporter",
         "routing",
         "policy",
-        "app",
+        "mailer",
     ]
     hes = Path(__file__).parents[1] / "hes"
     assert sum(len((hes / f"{name}.py").read_text().splitlines()) for name in way) < 1500

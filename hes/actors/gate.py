@@ -27,6 +27,7 @@ from hes.model import (
     Clock,
     EmailId,
     Fact,
+    FactKey,
     FactKind,
     GateState,
     GateStatus,
@@ -172,6 +173,7 @@ class Gate:
             weight=self._settings.weight * self._health.factor(now),
             is_shut=self._is_shut() or now < self._rests_until,
             is_probe=is_probe,
+            is_refused=self._is_refused(),
             closed_domains=self._domains.closed(now),
             probing_domains=self._domains.due(now),
             retries=self._retries_left(now),
@@ -298,13 +300,11 @@ class Gate:
             self._opened()
 
     def reset(self) -> None:
-        """Forget all that was learned, and begin anew. A pause stays."""
+        """Forget all that was learned, and begin anew. A pause stays. What was written down of it, others withdraw."""
         now = self._monotonic()
         self._generation += 1
         self._breaker.close()
-        for domain in ("", *self._domains.names):
-            self._withdraw(domain)
-        self._news.withdraw((self.name, FactKind.THROTTLED, ""))
+        self._news.stated.clear()
         self._shut = self._probe = None
         self._is_liar = False
         self._domains.clear()
@@ -321,7 +321,7 @@ class Gate:
         self._opened()
 
     def learn(self, fact: Fact) -> None:
-        """What was known before this process began."""
+        """What others know: processes before this one, and those beside it."""
         if fact.kind is FactKind.PAUSED:
             self.pause(fact)
             return
@@ -329,15 +329,30 @@ class Gate:
         until = self._monotonic() + ahead
         if fact.kind is FactKind.THROTTLED:
             self._rests_until, self._rest_reason, self._slowed_since = until, fact.reason, fact.since
+            self._changed()
             return
         if fact.sender_domain:
             self._domains.learn(fact.sender_domain, fact.reason, fact.since, until)
             return
-        _log.warning(
-            "%s refused us before the restart, and is asked again in %.0f s: %s", self.name, ahead, fact.reason
-        )
+        if not self._is_refused():
+            _log.warning("%s refuses us, as is known; it is asked again in %.0f s: %s", self.name, ahead, fact.reason)
         self._is_liar = fact.reason == REJECTS_EVERYTHING
         self._close(_Closure(state=GateState.REFUSED, reason=fact.reason, since=fact.since, until=until, times=1))
+
+    def unlearn(self, key: FactKey) -> None:
+        """Another process, or an operator, found out that this holds no more."""
+        _, kind, domain = key
+        if kind is FactKind.PAUSED:
+            self.resume()
+        elif kind is FactKind.REFUSED and domain:
+            self._domains.open(domain)
+            self._opened()
+        elif kind is FactKind.REFUSED and self._is_refused():
+            self._reopen("another process found that it takes our emails again")
+
+    def share(self, part: float) -> None:
+        """So much of the configured rate is this process's; the rest is its neighbours'."""
+        self._rate.share(part)
 
     def take_news(self) -> News:
         """What is to be written down; it is told once."""
@@ -524,6 +539,9 @@ class Gate:
             return
         if self._is_refused():
             self._withdraw("")
+        self._reopen(why)
+
+    def _reopen(self, why: str) -> None:
         self._is_liar = False
         self._generation += 1
         self._breaker.close()  # not by a success: an open breaker looks at the wall clock, which may have gone back

@@ -51,7 +51,7 @@ class Intake:
         self._monotonic = monotonic
         self._rng = rng
         self._woken = anyio.Event()
-        self._is_stopped = False
+        self.is_stopped = False
 
     def wake(self) -> None:
         """Something may be due, or a hand free. Carries nothing, may be called any number of times."""
@@ -59,11 +59,11 @@ class Intake:
 
     def stop(self) -> None:
         """Lease nothing more. `run` ends."""
-        self._is_stopped = True
+        self.is_stopped = True
         self.wake()
 
     async def run(self) -> None:
-        while not self._is_stopped:
+        while not self.is_stopped:
             self._woken = anyio.Event()  # whatever comes from here on is seen by the next look
             if await self._look():
                 continue

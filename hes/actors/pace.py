@@ -91,7 +91,7 @@ class Rate:
     """With fewer emails in the second before, nothing was learned about a rate."""
 
     def __init__(self, per_second: float | None, now: float) -> None:
-        self._configured = per_second
+        self._configured = self._own = per_second
         self._allowed: float | None = None
         self._seen = 0.0  # what went well in the second before the last word, as far as it is known by now
         self._told_at = self._asked_at = -math.inf
@@ -105,9 +105,13 @@ class Rate:
     def limit(self, now: float) -> float | None:
         """Emails a second now; None: as many as there are."""
         learned = self._learned(now)
-        if learned is None or self._configured is None:
-            return learned or self._configured
-        return min(learned, self._configured)
+        if learned is None or self._own is None:
+            return learned or self._own
+        return min(learned, self._own)
+
+    def share(self, part: float) -> None:
+        """Of the configured rate so much is ours. What was learned, was learned with our neighbours at work."""
+        self._own = None if self._configured is None else self._configured * part
 
     def tokens(self, now: float) -> float:
         """How many may go now. Infinite without a limit."""

@@ -29,6 +29,7 @@ from hes.ids import NewId
 from hes.model import Millis
 from hes.policy import Policy
 from hes.storage.database import Work
+from hes.storage.hints import PostgresHints
 from hes.storage.sql import SqlStorage
 
 T = TypeVar("T")
@@ -248,8 +249,10 @@ async def open_postgres(
             await database.read(_refuse_unfit)
         except StorageUnavailable as error:
             _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
-        storage = SqlStorage(database, policy, new_id)
+        hints = PostgresHints(url.connect, database, new_id)
+        storage = SqlStorage(database, policy, new_id, hints)
         tasks.start_soon(storage.accepts.run, name="storage: accepts")
+        tasks.start_soon(hints.run, name="storage: hints")
         yield storage
         tasks.cancel_scope.cancel()
 

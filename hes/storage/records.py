@@ -165,3 +165,12 @@ def leased(change: Change, email: Email, room: Room, deadline: float) -> Leased:
         failed_over_from=delivery.tried[-1] if delivery.tried and attempt.provider not in delivery.tried else None,
         is_retry=delivery.is_retry,
     )
+
+
+class Presence(Struct, frozen=True):
+    """What a node hears when it says that it is there."""
+
+    now: Millis
+    """By the storage's clock."""
+    mailers: int
+    """How many nodes send, this one included if it does."""

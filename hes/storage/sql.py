@@ -26,16 +26,19 @@ from hes.model import (
     Fact,
     FactKey,
     Millis,
+    Node,
     Room,
     Status,
 )
 from hes.policy import Policy, holds_lease
-from hes.storage import accepting, accounts, book, tables
+from hes.routing import Given
+from hes.storage import accepting, accounts, book, cluster, tables
 from hes.storage.accounts import Quotas, QuotaTaken
 from hes.storage.batches import Insert, padded
 from hes.storage.claiming import Claim
 from hes.storage.database import Database
 from hes.storage.groups import GroupCommit
+from hes.storage.hints import Hints, NoHints
 from hes.storage.keys import KeyStore
 from hes.storage.ledger import Ledger, attempt_of, delivery_of, event_of, load
 from hes.storage.migrations import SCHEMA_VERSION
@@ -47,6 +50,7 @@ from hes.storage.records import (
     ListQuery,
     NewEmail,
     Page,
+    Presence,
     Settled,
     StoredEmail,
     Swept,
@@ -86,10 +90,15 @@ class SqlStorage:
     `accepts.run` must run beside it for as long as it is used.
     """
 
-    def __init__(self, database: Database, policy: Policy, new_id: NewId) -> None:
+    def __init__(self, database: Database, policy: Policy, new_id: NewId, hints: Hints | None = None) -> None:
+        """`hints`: to other processes over the same database; None: there are none."""
+        self.is_shared = hints is not None
+        self.hints: Hints = hints or NoHints()
         self._database = database
         self._policy = policy
         self._new_id = new_id
+        self.node_id = new_id()
+        """Of this process."""
         self.keys = KeyStore(database, new_id)
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
         self._claim = Claim(policy.routing)
@@ -136,21 +145,33 @@ class SqlStorage:
                 self._unreadable.update(set(email_ids) - emails.keys())
             ledger = Ledger({})
             items = []
-            for one in given:
+            for one in self._with_right_to_probe(connection, now, given, rooms):
                 room = rooms[one.provider]
                 attempt_id = AttemptId(self._new_id())
                 change = self._policy.lease(one.delivery, one.provider, attempt_id, room.render_version, now)
                 ledger.change(change)
                 items.append(leased(change, emails[one.delivery.email_id], room, deadline))
             ledger.write(connection, self._new_id)
-            quotas.take(one.provider for one in given)
-            return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
+            quotas.take(item.provider for item in items)
+            is_more = due.more_rows or due.more_lanes or len(due.deliveries) > len(items)
+            return Leases(tuple(items), more=bool(items) and is_more)
 
         while True:
             try:
                 return await self._database.write(work)
             except QuotaTaken as error:
                 _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
+
+    def _with_right_to_probe(
+        self, connection: sa.Connection, now: Millis, given: Sequence[Given], rooms: Mapping[str, Room]
+    ) -> Sequence[Given]:
+        """Without those that would find out what another node is finding out."""
+        probes = {one.delivery.email_id: probe for one in given for probe in _probes(one, rooms[one.provider])}
+        if not probes:
+            return given
+        until = now + round(self._policy.rules.lease_seconds * 1000)
+        got = cluster.take_probes(connection, now, self.node_id, probes.values(), until)
+        return [one for one in given if probes.get(one.delivery.email_id) in (None, *got)]
 
     # --- what became of it ---------------------------------------------------------------------------------------
 
@@ -243,6 +264,19 @@ class SqlStorage:
             accounts.state_facts(connection, stated, withdrawn)
 
         await self._database.write(work)
+
+    async def appear(self, node: Node) -> Presence:
+        def work(connection: sa.Connection, now: Millis) -> Presence:
+            cluster.appear(connection, now, node)
+            return Presence(now, cluster.count_mailers(connection, now))
+
+        return await self._database.write(work)
+
+    async def leave(self, node_id: str) -> None:
+        await self._database.write(lambda connection, _now: cluster.leave(connection, node_id))
+
+    async def nodes(self) -> list[Node]:
+        return await self._database.read(cluster.present)
 
     async def quotas_used(self) -> dict[str, int]:
         return await self._database.read(accounts.quotas_used)
@@ -382,6 +416,14 @@ _select_events = sa.select(tables.events).where(tables.events.c.email_id == _of_
 def not_found(email_id: str) -> NotFound:
     detail = f"there is no email {email_id[:64]!r}"
     return NotFound(detail)
+
+
+def _probes(given: Given, room: Room) -> list[cluster.Probe]:
+    """What would be found out by this."""
+    if room.is_probe and room.is_refused:
+        return [(given.provider, "")]
+    domain = given.delivery.sender_domain
+    return [(given.provider, domain)] if domain in room.probing_domains else []
 
 
 def _contents(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[EmailId, Email]:

@@ -8,12 +8,19 @@ process. Nothing here is called with a lock or a transaction held, and none is h
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Millis, Room
-from hes.storage.records import Accepted, Leases, NewEmail, Settled, StoredEmail, Swept
+from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Millis, Node, Room
+from hes.storage.hints import Hints
+from hes.storage.records import Accepted, Leases, NewEmail, Presence, Settled, StoredEmail, Swept
 
 
 class Storage(Protocol):
     """Where emails are safe."""
+
+    node_id: str
+    """Of this process, fresh with each start."""
+    is_shared: bool
+    """There may be other processes over it."""
+    hints: Hints
 
     async def accept(self, new: NewEmail) -> Accepted:
         """Commit the email, its delivery (due now), its timeline and its idempotency key, in one transaction.
@@ -33,6 +40,7 @@ class Storage(Protocol):
         always, if `is_idle`: nothing is in flight in this process). Who takes what is decided by `Routing.give_out`;
         what nobody can take now stays untouched. What has expired is not leased.
         A delivery that was in flight at two crashes is leased alone, and only if `is_idle`.
+        Of all nodes only one at a time finds out whether a provider that refused us takes our emails again.
         `deadline`: handed through to what is leased.
         """
         ...
@@ -60,6 +68,18 @@ class Storage(Protocol):
 
     async def state_facts(self, stated: Collection[Fact], withdrawn: Collection[FactKey] = ()) -> None:
         """Write down what became known, in place of what was known before of the same, and what holds no more."""
+        ...
+
+    async def appear(self, node: Node) -> Presence:
+        """Say that this node is there, now; it counts as gone when it has not for some seconds."""
+        ...
+
+    async def leave(self, node_id: str) -> None:
+        """Say that this node is gone."""
+        ...
+
+    async def nodes(self) -> list[Node]:
+        """Those that are there."""
         ...
 
     async def quotas_used(self) -> dict[str, int]:

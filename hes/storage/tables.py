@@ -262,7 +262,8 @@ provider_probes = sa.Table(
     metadata,
     sa.Column("provider", Text, primary_key=True),
     sa.Column("sender_domain", Text, primary_key=True),  # "" for the provider as a whole
-    sa.Column("attempt_id", Text, nullable=False),
+    sa.Column("node", Text, nullable=False),
+    sa.Column("taken_at", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
 )
 

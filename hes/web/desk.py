@@ -7,7 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from hes.errors import Overloaded
-from hes.model import Clock, GateStatus, OnDoubt
+from hes.model import Clock, OnDoubt, ProviderStatus
 from hes.storage.email_book import EmailBook
 from hes.storage.key_records import Keys
 from hes.storage.storage import Storage
@@ -44,7 +44,7 @@ class Budget:
 class Gates(Protocol):
     """The providers' gates, and the operator's hand on them. Names are known ones; `by`: who says so."""
 
-    async def status(self) -> list[GateStatus]: ...
+    async def status(self) -> list[ProviderStatus]: ...
 
     async def pause(self, name: str, by: str) -> None: ...
 

@@ -8,12 +8,30 @@ from litestar.params import FromPath
 from msgspec import Meta, Struct
 
 from hes.errors import NotFound
-from hes.model import GateState, GateStatus
+from hes.model import GateState, GateStatus, Node, ProviderStatus
 from hes.web.auth import authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.requests import read_nothing, read_query
 from hes.web.views import Time, rfc3339, rfc3339_or_none
+
+
+class NodeView(Struct, frozen=True, kw_only=True):
+    """A provider as one process sees it."""
+
+    id: Annotated[str, Meta(description="Of the process, fresh with each start.")]
+    host: str
+    role: str
+    version: str
+    started_at: Time
+    seen_at: Time
+    state: GateState
+    reason: str | None
+    since: Time
+    until: Time | None
+    in_flight: int
+    sent_last_minute: int
+    error_rate: float
 
 
 class ProviderView(Struct, frozen=True, kw_only=True):
@@ -43,6 +61,10 @@ class ProviderView(Struct, frozen=True, kw_only=True):
     daily_quota: int | None
     quota_left: Annotated[int | None, Meta(description="Of the daily quota, until midnight UTC.")]
     refused_sender_domains: list[str]
+    nodes: Annotated[
+        list[NodeView],
+        Meta(description="How each process that sends sees it: failures are counted by each for itself."),
+    ]
 
 
 class ProviderList(Struct, frozen=True):
@@ -118,10 +140,11 @@ async def _turn(
         raise NotFound("There is no such provider.")
     turn = {"pause": desk.gates.pause, "resume": desk.gates.resume, "reset": desk.gates.reset}[how]
     await turn(name, principal.key_id)
-    return next(provider_view(status) for status in await desk.gates.status() if status.name == name)
+    return next(provider_view(status) for status in await desk.gates.status() if status.gate.name == name)
 
 
-def provider_view(status: GateStatus) -> ProviderView:
+def provider_view(provider: ProviderStatus) -> ProviderView:
+    status = provider.gate
     return ProviderView(
         name=status.name,
         kind=status.kind,
@@ -140,4 +163,23 @@ def provider_view(status: GateStatus) -> ProviderView:
         daily_quota=status.daily_quota,
         quota_left=status.quota_left,
         refused_sender_domains=list(status.refused_sender_domains),
+        nodes=[_node_view(node, gate) for node, gate in provider.nodes],
+    )
+
+
+def _node_view(node: Node, gate: GateStatus) -> NodeView:
+    return NodeView(
+        id=node.id,
+        host=node.host,
+        role=node.role,
+        version=node.version,
+        started_at=rfc3339(node.started_at),
+        seen_at=rfc3339(node.seen_at),
+        state=gate.state,
+        reason=gate.reason,
+        since=rfc3339(gate.since),
+        until=rfc3339_or_none(gate.until),
+        in_flight=gate.in_flight,
+        sent_last_minute=gate.sent_last_minute,
+        error_rate=gate.error_rate,
     )

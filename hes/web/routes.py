@@ -6,6 +6,7 @@ import msgspec
 from litestar import HttpMethod, Litestar, Router, route
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
+from litestar.types import ControllerRouterHandler
 
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
@@ -22,10 +23,14 @@ SMALL_BODY_BYTES = 64 * 1024
 """What a request may carry where no email is handed in."""
 
 
-def create_web(desk: Desk, *, docs: bool = True) -> Litestar:
-    """The HTTP application. It owns nothing and starts nothing: whoever makes it has all of it running."""
+def create_web(desk: Desk, *, docs: bool = True, only_health: bool = False) -> Litestar:
+    """The HTTP application. It owns nothing and starts nothing: whoever makes it has all of it running.
+
+    `only_health`: for a process that sends and does not accept.
+    """
+    documents: list[ControllerRouterHandler] = [openapi_json, *([docs_router()] if docs else [])]
     return Litestar(
-        [*_routers(desk.max_body_bytes), openapi_json, *([docs_router()] if docs else [])],
+        [_health()] if only_health else [*_routers(desk.max_body_bytes), *documents],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,  # its routes would take every unknown path with a single segment; see `openapi_json`
@@ -55,8 +60,12 @@ def _routers(max_body_bytes: int) -> list[Router]:
         "/v1", route_handlers=[list_providers, pause_provider, resume_provider, reset_provider], tags=["providers"]
     )
     keys = Router("/v1", route_handlers=[create_key, list_keys, revoke_key], tags=["keys"])
-    health = Router("", route_handlers=[is_alive, is_ready, is_alive_by_head, is_ready_by_head], tags=["health"])
-    return [_without_options(router) for router in (v1, providers, keys, health)]
+    return [*(_without_options(router) for router in (v1, providers, keys)), _health()]
+
+
+def _health() -> Router:
+    handlers = [is_alive, is_ready, is_alive_by_head, is_ready_by_head]
+    return _without_options(Router("", route_handlers=handlers, tags=["health"]))
 
 
 def _without_options(router: Router) -> Router:

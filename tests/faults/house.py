@@ -12,8 +12,6 @@ import httpx
 from hes import app, settings
 from hes.ids import id_maker
 from hes.storage.sql import SqlStorage
-from hes.web.api_keys import StoredKeys
-from hes.web.desk import Readiness
 from tests.fakes.faults import FakeServer, Fault
 from tests.fakes.sendgrid import fake_sendgrid
 from tests.faults.server import KEY, Client, sendgrid_at
@@ -63,17 +61,16 @@ async def house(folder: Path, *fakes: FakeServer | str, **flags: object) -> Asyn
     loaded = settings.load(flags, QUICK | {"HES_PROVIDERS": " ".join(urls)}, folder)
     rng, new_id = Random(1), id_maker(app.now, Random(2))
     async with app.open_storage(loaded, app.now, new_id, rng) as storage, anyio.create_task_group() as tasks:
-        mailer = app.Mailer(loaded, storage, app.make_providers(loaded, storage, app.now), app.now, rng)
-        tasks.start_soon(mailer.run)
-        web = app.create_app(loaded, storage, mailer, new_id, app.now, Readiness(), StoredKeys(storage.keys, app.now))
-        transport = httpx.ASGITransport(app=web)  # type: ignore[arg-type]
+        process = app.Process(loaded, storage, new_id, app.now, rng)
+        tasks.start_soon(process.run)
+        transport = httpx.ASGITransport(app=process.web)  # type: ignore[arg-type]
         try:
             async with httpx.AsyncClient(transport=transport) as http:
                 yield House(http, storage)
         finally:
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
-                await mailer.aclose()
+                await process.aclose()
 
 
 @asynccontextmanager

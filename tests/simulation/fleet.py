@@ -13,9 +13,11 @@ from typing import Any
 import anyio
 from msgspec import Struct
 
-from hes.app import Mailer, rules_of
+from hes.app import make_operator, rules_of
 from hes.ids import id_maker
+from hes.mailer import Mailer
 from hes.model import Address, Answer, AttemptId, Email, EmailId, GateStatus, OnDoubt, Outcome
+from hes.node import ThisNode
 from hes.policy import Policy
 from hes.provider_settings import Kind, ProviderSettings
 from hes.settings import Settings
@@ -116,7 +118,10 @@ class Fleet:
 
     def _mailer(self) -> Mailer:
         models = list(self.models.values())
-        return Mailer(self.settings, self.storage, models, World.clock, self.rng, anyio.current_time)
+        mailer = Mailer(self.settings, self.storage, models, World.clock, self.rng, anyio.current_time)
+        node = ThisNode(self.settings, self.storage, mailer, World.clock)
+        self.operator = make_operator(self.settings, self.storage, node, World.clock)
+        return mailer
 
     async def send(self, **fields: Any) -> EmailId:
         email_id = EmailId(self._new_id())
@@ -153,7 +158,7 @@ class Fleet:
         return anyio.current_time()
 
     async def status(self, name: str) -> GateStatus:
-        return next(status for status in await self.mailer.gatekeeper.status() if status.name == name)
+        return next(status.gate for status in await self.operator.status() if status.gate.name == name)
 
     def statuses(self) -> Counter[str]:
         """How many emails are in which status."""

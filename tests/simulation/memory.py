@@ -27,12 +27,27 @@ from hes.model import (
     Fact,
     FactKey,
     Millis,
+    Node,
     Room,
     Status,
 )
 from hes.policy import Policy, holds_lease
+from hes.routing import Given
 from hes.storage.accepting import KEY_LIFETIME_MS, first_events, new_delivery
-from hes.storage.records import Accepted, Leases, NewEmail, Recipient, Settled, StoredEmail, Swept, Verdict, leased
+from hes.storage.cluster import PRESENT_MS
+from hes.storage.hints import Hints, NoHints
+from hes.storage.records import (
+    Accepted,
+    Leases,
+    NewEmail,
+    Presence,
+    Recipient,
+    Settled,
+    StoredEmail,
+    Swept,
+    Verdict,
+    leased,
+)
 
 BATCH = 500
 DAY_MS = 24 * 3600 * 1000
@@ -42,6 +57,10 @@ LIVE = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOU
 
 class MemoryStorage:
     """See `hes.storage.storage.Storage`."""
+
+    node_id = "one"
+    is_shared = False
+    hints: Hints = NoHints()
 
     def __init__(self, policy: Policy, clock: Clock, new_id: NewId) -> None:
         self._policy = policy
@@ -59,6 +78,8 @@ class MemoryStorage:
         self._lanes: dict[str, dict[EmailId, None]] = {}
         self._first_lane = ""
         self._facts: dict[FactKey, Fact] = {}
+        self._probes: dict[tuple[str, str], tuple[str, Millis]] = {}
+        self._nodes: dict[str, Node] = {}
         self._given: Counter[tuple[str, int]] = Counter()
         self._keys: dict[tuple[str, str], tuple[bytes, Accepted]] = {}
 
@@ -113,7 +134,15 @@ class MemoryStorage:
             self._keys[email.project, new.key.value] = (new.key.request_hash, accepted)
         return accepted
 
-    async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
+    async def lease(
+        self,
+        rooms: Mapping[str, Room],
+        *,
+        size_budget: int,
+        is_idle: bool,
+        deadline: float,
+        node_id: str = node_id,
+    ) -> Leases:
         now = self._reach()
         rooms = {name: self._limited(name, room, now) for name, room in rooms.items()}
         routing = self._policy.routing
@@ -122,11 +151,24 @@ class MemoryStorage:
         items = []
         for one in given or ():
             room = rooms[one.provider]
+            if not self._may_probe(one, room, node_id, now):
+                continue
             change = self._policy.lease(one.delivery, one.provider, AttemptId(self._new_id()), room.render_version, now)
             self._apply(change)
             items.append(leased(change, self.emails[one.delivery.email_id][0].email, room, deadline))
             self._given[one.provider, now // DAY_MS] += 1
         return Leases(tuple(items), more=bool(items) and len(due) > len(items))
+
+    def _may_probe(self, given: Given, room: Room, node_id: str, now: Millis) -> bool:
+        domain = given.delivery.sender_domain
+        if not (room.is_probe and room.is_refused) and domain not in room.probing_domains:
+            return True
+        probe = (given.provider, "" if room.is_probe and room.is_refused else domain)
+        holder, until = self._probes.get(probe, (node_id, 0))
+        if holder != node_id and until > now:
+            return False
+        self._probes[probe] = (node_id, now + round(self._policy.rules.lease_seconds * 1000))
+        return True
 
     def _in_turns(self, now: Millis, rooms: Mapping[str, Room]) -> list[Delivery]:
         """One of each lane with room, then the next of each; another lane begins each time."""
@@ -196,6 +238,19 @@ class MemoryStorage:
         for key in withdrawn:
             self._facts.pop(key, None)
         self._facts |= {(fact.provider, fact.kind, fact.sender_domain): fact for fact in stated}
+
+    async def appear(self, node: Node) -> Presence:
+        now = self._reach()
+        self._nodes[node.id] = replace(node, seen_at=now)
+        return Presence(now, sum(node.role != "api" for node in await self.nodes()))
+
+    async def leave(self, node_id: str) -> None:
+        self._reach()
+        self._nodes.pop(node_id, None)
+
+    async def nodes(self) -> list[Node]:
+        now = self._reach()
+        return [node for node in self._nodes.values() if node.seen_at > now - PRESENT_MS]
 
     async def quotas_used(self) -> dict[str, int]:
         now = self._reach()

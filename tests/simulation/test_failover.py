@@ -6,7 +6,7 @@ from collections import Counter
 import anyio
 import pytest
 
-from hes.model import Answer, Email, EventType, GateState, Outcome, Scope, Status
+from hes.model import Answer, Email, EventType, FactKind, GateState, Outcome, Scope, Status
 from tests.actors.parts import in_virtual_time
 from tests.simulation.fleet import Fleet, running
 
@@ -188,7 +188,7 @@ async def test_a_used_up_quota_rests_until_its_reset() -> None:
 async def test_a_paused_provider_gets_nothing_until_it_is_resumed_also_after_a_restart() -> None:
     fleet = Fleet("a", "b")
     async with running(fleet):
-        await fleet.mailer.gatekeeper.pause("a", "ann")
+        await fleet.operator.pause("a", "ann")
         await fleet.offer(20, 2)
         await fleet.drained()
         assert share(fleet)["a"] == 0
@@ -199,7 +199,7 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed_also_after_a_r
         await fleet.offer(20, 2)
         await fleet.drained()
         assert share(fleet)["a"] == 0
-        await fleet.mailer.gatekeeper.resume("a", "ann")
+        await fleet.operator.resume("a", "ann")
         await fleet.offer(20, 2)
         await fleet.drained()
         assert share(fleet)["a"] >= 15
@@ -209,12 +209,12 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed_also_after_a_r
 @in_virtual_time
 async def test_a_paused_only_provider_keeps_its_emails_waiting() -> None:
     async with running(Fleet("a")) as fleet:
-        await fleet.mailer.gatekeeper.pause("a", "ann")
+        await fleet.operator.pause("a", "ann")
         for _ in range(5):
             await fleet.send()
         await anyio.sleep(100)
         assert fleet.statuses() == {"queued": 5}
-        await fleet.mailer.gatekeeper.resume("a", "ann")
+        await fleet.operator.resume("a", "ann")
         await fleet.drained(within=2)
     assert fleet.statuses() == {"sent": 5}
 
@@ -227,8 +227,8 @@ async def test_a_reset_forgets_a_refusal() -> None:
         await anyio.sleep(1)
         fleet.models["a"].says = lambda _: None
         assert (await fleet.status("a")).state is GateState.REFUSED
-        await fleet.mailer.gatekeeper.reset("a", "ann")
-        assert await fleet.storage.facts() == []
+        await fleet.operator.reset("a", "ann")
+        assert [fact.kind for fact in await fleet.storage.facts()] == [FactKind.RESET]
         await fleet.drained(within=1)
     assert fleet.statuses() == {"sent": 1}
 
@@ -303,7 +303,7 @@ def test_all_down_for_half_a_minute_fails_nothing_and_drains_without_a_burst(per
             assert fleet.statuses()["failed"] == 0
             attempts = sum(len(case.attempts) for case in fleet.storage.cases.values())
             assert attempts <= 0.1 * len(fleet.handed_in) + 60, "they wait, and burn no attempts"
-            untils = [status.until for status in await fleet.mailer.gatekeeper.status() if status.until]
+            untils = [status.gate.until for status in await fleet.operator.status() if status.gate.until]
             opens_in = (max(untils) - fleet.storage._clock()) / 1000 if untils else 0.0
             drained_at = await fleet.drained()
             assert drained_at <= 30 + opens_in + 5

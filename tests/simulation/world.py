@@ -14,10 +14,11 @@ import anyio
 import anyio.abc
 from msgspec import Struct
 
-from hes.app import Mailer, rules_of
+from hes.app import rules_of
 from hes.case import Case
 from hes.errors import StorageUnavailable, WrongState
 from hes.ids import id_maker
+from hes.mailer import Mailer
 from hes.model import (
     Address,
     Answer,
@@ -39,6 +40,7 @@ from hes.model import (
 from hes.policy import Policy
 from hes.provider_settings import Kind, ProviderSettings
 from hes.settings import Settings
+from hes.storage.hints import NoHints
 from hes.storage.records import Leases, NewEmail, Settled, Swept
 from tests.simulation.memory import LIVE, MemoryStorage
 
@@ -159,14 +161,20 @@ class _Thread:
 class NodeStorage:
     """The storage as one process sees it."""
 
+    is_shared = True
+    hints = NoHints()
+
     def __init__(self, storage: MemoryStorage, thread: _Thread, world: "World") -> None:
+        self.node_id = world._new_id()
         self._storage = storage
         self._thread = thread
         self._world = world
 
     async def lease(self, rooms: dict[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
         await self._thread.step()
-        leases = await self._storage.lease(rooms, size_budget=size_budget, is_idle=is_idle, deadline=deadline)
+        leases = await self._storage.lease(
+            rooms, size_budget=size_budget, is_idle=is_idle, deadline=deadline, node_id=self.node_id
+        )
         self._world.check_leases(rooms, leases)
         await self._thread.step()
         return leases
@@ -204,6 +212,10 @@ class NodeStorage:
         self._world.check_books()
         await self._thread.step()
         return swept
+
+    async def check(self) -> None:
+        await self._thread.step()
+        await self._storage.check()
 
     async def prune(self) -> int:
         await self._thread.step()

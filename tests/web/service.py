@@ -14,7 +14,20 @@ from msgspec.structs import replace
 
 from hes.case import Rules
 from hes.ids import id_maker
-from hes.model import Answer, Decision, EmailId, Ended, GateState, GateStatus, Leased, OnDoubt, Outcome, Room
+from hes.model import (
+    Answer,
+    Decision,
+    EmailId,
+    Ended,
+    GateState,
+    GateStatus,
+    Leased,
+    Node,
+    OnDoubt,
+    Outcome,
+    ProviderStatus,
+    Room,
+)
 from hes.policy import Policy
 from hes.storage import tables
 from hes.storage.sql import SqlStorage
@@ -32,6 +45,16 @@ NOWHERE = "01890000-0000-7000-8000-000000000000"
 """An id that no email has."""
 
 
+A_NODE = Node(
+    id="01890000-0000-7000-8000-00000000000a",
+    role="all",
+    host="here",
+    version="1",
+    started_at=1_800_000_000_000,
+    seen_at=1_800_000_000_000,
+)
+
+
 class FakeGates:
     """What an operator told the gates, and how they stand."""
 
@@ -39,8 +62,9 @@ class FakeGates:
         self.told: list[tuple[str, str, str]] = []
         self.standing = dict.fromkeys(("one", "two"), GateState.UP)
 
-    async def status(self) -> list[GateStatus]:
-        return [a_status(name, state) for name, state in self.standing.items()]
+    async def status(self) -> list[ProviderStatus]:
+        gates = [a_status(name, state) for name, state in self.standing.items()]
+        return [ProviderStatus(gate=gate, nodes=((A_NODE, gate),)) for gate in gates]
 
     async def pause(self, name: str, by: str) -> None:
         self.told.append(("pause", name, by))
@@ -179,6 +203,7 @@ class Service:
                 return {
                     name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
                     for name, table in tables.metadata.tables.items()
+                    if table is not tables.schema_readers  # filled by the migrations
                 }
         finally:
             engine.dispose()

@@ -29,6 +29,23 @@ async def test_each_provider_is_told_with_its_gate(hes: Service) -> None:
         "daily_quota": None,
         "quota_left": None,
         "refused_sender_domains": [],
+        "nodes": [
+            {
+                "id": "01890000-0000-7000-8000-00000000000a",
+                "host": "here",
+                "role": "all",
+                "version": "1",
+                "started_at": "2027-01-15T08:00:00.000Z",
+                "seen_at": "2027-01-15T08:00:00.000Z",
+                "state": "up",
+                "reason": None,
+                "since": "2027-01-15T08:00:00.000Z",
+                "until": None,
+                "in_flight": 3,
+                "sent_last_minute": 17,
+                "error_rate": 0.0,
+            }
+        ],
     }
     assert (two["name"], two["state"], two["reason"]) == ("two", "down", "because")
 

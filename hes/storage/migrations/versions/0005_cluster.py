@@ -27,7 +27,8 @@ def upgrade() -> None:
         "provider_probes",
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("sender_domain", sa.Text(), nullable=False),
-        sa.Column("attempt_id", sa.Text(), nullable=False),
+        sa.Column("node", sa.Text(), nullable=False),
+        sa.Column("taken_at", sa.BigInteger(), nullable=False),
         sa.Column("until", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("provider", "sender_domain"),
     )

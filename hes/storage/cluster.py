@@ -1,0 +1,83 @@
+"""What processes over one database know of each other: who is there, how each sees the providers, who may probe."""
+
+import logging
+from collections.abc import Iterable
+
+import msgspec
+import sqlalchemy as sa
+
+from hes.model import GateStatus, Millis, Node
+from hes.storage import tables
+from hes.storage.batches import Insert
+
+PRESENT_MS = 15_000
+"""A node that was not seen for so long counts as gone."""
+FORGOTTEN_MS = 3600_000
+
+_node = tables.nodes.c
+_encode = msgspec.json.Encoder().encode
+_decode_gates = msgspec.json.Decoder(tuple[GateStatus, ...]).decode
+_log = logging.getLogger("hes.storage")
+
+_appear = Insert(tables.nodes, "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, gates = excluded.gates")
+_take_probes = Insert(
+    tables.provider_probes,
+    "ON CONFLICT (provider, sender_domain) DO UPDATE "
+    "SET node = excluded.node, taken_at = excluded.taken_at, until = excluded.until "
+    "WHERE provider_probes.until <= excluded.taken_at OR provider_probes.node = excluded.node "
+    "RETURNING provider, sender_domain",
+)
+
+Probe = tuple[str, str]
+"""Provider, and sender domain or "" for the provider as a whole."""
+
+
+def appear(connection: sa.Connection, now: Millis, node: Node) -> None:
+    """Say that this node is there, and how it sees the providers."""
+    gates = _encode(node.gates).decode()
+    _appear.run(connection, [(node.id, node.role, node.host, node.version, node.started_at or now, now, gates)])
+    connection.execute(sa.delete(tables.nodes).where(_node.seen_at < now - FORGOTTEN_MS))
+
+
+def leave(connection: sa.Connection, node_id: str) -> None:
+    connection.execute(sa.delete(tables.nodes).where(_node.id == node_id))
+
+
+def present(connection: sa.Connection, now: Millis) -> list[Node]:
+    """Those that are there, the oldest first."""
+    rows = connection.execute(
+        sa.select(tables.nodes).where(_node.seen_at > now - PRESENT_MS).order_by(_node.started_at, _node.id)
+    )
+    return [
+        Node(
+            id=row.id,
+            role=row.role,
+            host=row.host,
+            version=row.version,
+            started_at=row.started_at,
+            seen_at=row.seen_at,
+            gates=_gates_of(row.id, row.gates),
+        )
+        for row in rows
+    ]
+
+
+def take_probes(
+    connection: sa.Connection, now: Millis, node_id: str, wanted: Iterable[Probe], until: Millis
+) -> set[Probe]:
+    """The right to find out whether these take our emails again: one node's at a time, until then. Returns the got."""
+    rows = [(provider, domain, node_id, now, until) for provider, domain in sorted(set(wanted))]
+    return {(row.provider, row.sender_domain) for row in _take_probes.run(connection, rows)}
+
+
+def count_mailers(connection: sa.Connection, now: Millis) -> int:
+    there = sa.select(sa.func.count()).where(_node.seen_at > now - PRESENT_MS, _node.role != "api")
+    return connection.execute(there).scalar_one()
+
+
+def _gates_of(node_id: str, text: str) -> tuple[GateStatus, ...]:
+    try:
+        return _decode_gates(text)
+    except msgspec.MsgspecError:  # another version's words
+        _log.debug("how node %s sees the providers can't be read", node_id)
+        return ()
