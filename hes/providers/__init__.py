@@ -10,6 +10,7 @@ from hes.provider_settings import Kind, ProviderSettings
 from hes.providers.mailgun import Mailgun
 from hes.providers.outbox import Keep, Outbox
 from hes.providers.provider import Provider, Support
+from hes.providers.resend import Resend
 from hes.providers.sendgrid import SendGrid
 
 
@@ -33,6 +34,10 @@ def _mailgun(settings: ProviderSettings, around: Surroundings) -> Provider:
     return Mailgun.of(settings, around.clock)
 
 
+def _resend(settings: ProviderSettings, around: Surroundings) -> Provider:
+    return Resend.of(settings, around.clock)
+
+
 class Entry(Struct, frozen=True):
     """One kind of provider."""
 
@@ -43,6 +48,7 @@ class Entry(Struct, frozen=True):
 REGISTRY: Mapping[str, Entry] = {
     Kind.SENDGRID: Entry(_sendgrid, SendGrid.support),
     Kind.MAILGUN: Entry(_mailgun, Mailgun.support),
+    Kind.RESEND: Entry(_resend, Resend.support),
     Kind.OUTBOX: Entry(_outbox, Outbox.support),
 }
 
