@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from hes.model import Clock
 from hes.provider_settings import Kind, ProviderSettings
+from hes.providers import mailgun_hook, resend_hook, sendgrid_hook
+from hes.providers.hook import ReadEvents
 from hes.providers.mailgun import Mailgun
 from hes.providers.outbox import Keep, Outbox
 from hes.providers.provider import Provider, Support
@@ -43,12 +45,14 @@ class Entry(Struct, frozen=True):
 
     make: Callable[[ProviderSettings, Surroundings], Provider]
     support: Support
+    read_events: ReadEvents | None = None
+    """None: it tells nothing afterwards."""
 
 
 REGISTRY: Mapping[str, Entry] = {
-    Kind.SENDGRID: Entry(_sendgrid, SendGrid.support),
-    Kind.MAILGUN: Entry(_mailgun, Mailgun.support),
-    Kind.RESEND: Entry(_resend, Resend.support),
+    Kind.SENDGRID: Entry(_sendgrid, SendGrid.support, sendgrid_hook.read_events),
+    Kind.MAILGUN: Entry(_mailgun, Mailgun.support, mailgun_hook.read_events),
+    Kind.RESEND: Entry(_resend, Resend.support, resend_hook.read_events),
     Kind.OUTBOX: Entry(_outbox, Outbox.support),
 }
 
