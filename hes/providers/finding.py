@@ -4,12 +4,16 @@ Only `Found.ACCEPTED` settles anything. All else says nothing about the attempt,
 provider does not show may be on its way still, and a request that it refuses now it may have taken before.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from hes.model import AttemptId, Email, Millis
+from hes.providers.transport import Reply, retry_after, seconds_until, shorten
+
+_MAX_SAID_BYTES = 2000  # more than is quoted
 
 
 class Doubt(Struct, frozen=True, kw_only=True):
@@ -80,3 +84,26 @@ class LooksUp(Protocol):
     async def look_up(self, doubt: Doubt, timeout_seconds: float) -> Finding:
         """Search the provider's records for this attempt. The time-out is over all requests that it takes."""
         ...
+
+
+def not_answered(reply: Reply, now: Millis, secrets: Iterable[str]) -> Finding:
+    """What a search's answer means that holds no result."""
+    match reply.status:
+        case 401 | 403:
+            why = "the API key may not read these records"
+        case 429:
+            why = "asked too often"
+        case 200:
+            return Finding(found=Found.UNAVAILABLE, detail="200: the records can't be read")
+        case _:
+            why = "no records"
+    waits = (
+        retry_after(reply.headers.get("Retry-After"), now),
+        seconds_until(reply.headers.get("X-RateLimit-Reset"), now),
+    )
+    said = shorten(reply.body[:_MAX_SAID_BYTES].decode(errors="replace"), secrets)
+    return Finding(
+        found=Found.UNAVAILABLE,
+        ask_again_seconds=max((wait for wait in waits if wait is not None), default=None),
+        detail=f"{reply.status}: {why}" + (f": {said}" if said and not said.startswith("<") else ""),
+    )
