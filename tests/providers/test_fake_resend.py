@@ -1,7 +1,11 @@
 """The fake Resend is as strict as the vendor, and remembers keys as the vendor does."""
 
+import asyncio
 import io
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -212,3 +216,17 @@ async def test_a_used_up_quota_is_a_429(quota: str) -> None:
     rules = ResendRules()
     rules.out_of = quota
     assert await ask(a_mail(), rules) == (429, f"{quota}_exceeded")
+
+
+async def test_as_a_process() -> None:
+    command = [sys.executable, "-m", "tests.fakes.resend", "--keys", "k", "--requests-per-second", "1000"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        url = (await process.stdout.readline()).decode().strip()
+        assert [await post(url + PATH, a_mail(), "k", "i") for _ in range(2)] == [(200, {"id": "fake-1"})] * 2
+        async with aiohttp.ClientSession() as session, session.get(url + "/_counts") as response:
+            assert await response.json() == {"e1": 1}
+    finally:
+        process.terminate()
+        assert await process.wait() == 0

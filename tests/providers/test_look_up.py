@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from hes.model import Address, AttemptId, Outcome
 from hes.provider_settings import Kind as Kinds
-from hes.providers.finding import Doubt, Finding, Found, LooksUp
+from hes.providers.finding import Doubt, Finding, Found, LooksUp, Replays
 from hes.providers.provider import Provider
 from tests.fakes import an_email
 from tests.fakes.faults import FakeServer, Fault, Kind, Point, Said
 from tests.fakes.mailgun import MailgunRules
 from tests.fakes.sendgrid import SendGridRules
-from tests.providers.lines import ATTEMPT, EMAIL, LINES, NOW, Line, talking
+from tests.providers.lines import ATTEMPT, EMAIL, LINES, NOW, Line, made, talking
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +89,12 @@ CASES = [
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
+
+
+def test_every_kind_that_can_be_searched_is_here() -> None:
+    makes = {line.kind: made(line.settings(FakeServer(line.rules()))) for line in LINES}
+    assert {kind for kind, provider in makes.items() if isinstance(provider, LooksUp)} == {case.kind for case in CASES}
+    assert {kind for kind, provider in makes.items() if isinstance(provider, Replays)} == {Kinds.RESEND}
 
 
 async def looked_up(provider: Provider, doubt: Doubt = DOUBT, timeout_seconds: float = 2.0) -> Finding:
