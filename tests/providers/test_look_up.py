@@ -235,19 +235,18 @@ async def sendgrid(rules: SendGridRules) -> AsyncIterator[tuple[Provider, FakeSe
         yield both
 
 
-async def test_a_hit_is_asked_for_until_one_is_this_attempt() -> None:
-    now = SECONDS - 50.0
+async def test_the_likeliest_hit_is_asked_for_first() -> None:
+    """The logs have the newest first: here one of other emails, or of the same email's later attempts."""
+    now = float(SECONDS)
     async with sendgrid(SendGridRules(clock=lambda: now)) as (provider, fake):
-        for number in range(5):  # the same recipient at other times, and another subject at the same one
-            now += 10
-            await provider.send(EMAIL, AttemptId(f"0190-{number}"), 2.0)
-        await provider.send(an_email(subject="other"), AttemptId("0190-subject"), 2.0)
         await provider.send(EMAIL, ATTEMPT, 2.0)
+        for number in range(15):
+            await provider.send(an_email(subject="other"), AttemptId(f"0190-o{number}"), 2.0)
+            now += 10
+            await provider.send(EMAIL, AttemptId(f"0190-l{number}"), 2.0)
         sent = len(fake.requests)
         assert (await looked_up(provider)).found is Found.ACCEPTED
-        asked = [seen.path for seen in fake.requests[sent:]]
-        assert asked[0] == "/v3/logs"
-        assert set(asked[1:]) <= {"/v3/logs/fake-5.recvd-77-0.0", "/v3/logs/fake-7.recvd-77-0.0"}  # the two likeliest
+        assert [seen.path for seen in fake.requests[sent:]] == ["/v3/logs", "/v3/logs/fake-1.recvd-77-0.0"]
 
 
 async def test_no_more_than_ten_hits_are_asked_for() -> None:
@@ -293,6 +292,11 @@ async def test_the_deadline_is_over_the_whole_search() -> None:
         await provider.send(EMAIL, ATTEMPT, 2.0)
         fake.script([None, Fault(kind=Kind.HANG)])
         assert (await looked_up(provider, timeout_seconds=0.15)).found is Found.UNAVAILABLE
+        for number in range(10):
+            await provider.send(EMAIL, AttemptId(f"0190-{number}"), 2.0)
+        fake.fault = Fault(kind=Kind.LATE, seconds=0.05)  # each in time, all together not
+        finding = await looked_up(provider, replace(DOUBT, attempt_id=AttemptId("0190-none")), 0.3)
+        assert (finding.found, finding.detail) == (Found.UNAVAILABLE, "no whole answer in time")
 
 
 async def test_an_address_that_would_need_an_escape_is_not_searched_for() -> None:

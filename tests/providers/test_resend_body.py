@@ -130,6 +130,7 @@ def test_a_type_that_says_nothing_is_left_to_the_name(content_type: str) -> None
         ("a.xml", "text/xml"),
         ("A.PDF", "Application/PDF"),
         ("a.tar.gz", "application/gzip"),
+        ("a.csv.gz", "application/zip"),
     ],
 )
 def test_a_name_that_may_fit_its_type_is_sent(name: str, content_type: str) -> None:

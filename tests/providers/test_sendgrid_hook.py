@@ -1,9 +1,14 @@
 """SendGrid's events, type by type. Whose POST is believed: `test_hooks.py`."""
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hes.errors import ConfigError
 from hes.providers.hook import EventKind, ProviderEvent, Told
 from hes.providers.sendgrid_hook import read_events
 from tests.fakes.hooks import SendGridHook
@@ -110,3 +115,11 @@ def test_the_key_may_have_the_lines_of_pem_around_it() -> None:
     headers, body = HOOK.post([EVENT], AT)
     pem = f"-----BEGIN PUBLIC KEY-----\n{HOOK.secret[:64]}\n{HOOK.secret[64:]}\n-----END PUBLIC KEY-----\n"
     assert read_events({name.lower(): value for name, value in headers.items()}, body, pem, NOW).events
+
+
+@pytest.mark.parametrize("key", [ec.generate_private_key(ec.SECP384R1()), Ed25519PrivateKey.generate()], ids=type)
+def test_another_kind_of_key_is_none(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> None:
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    headers, body = HOOK.post([EVENT], AT)
+    with pytest.raises(ConfigError):
+        read_events({name.lower(): value for name, value in headers.items()}, body, b64encode(der).decode(), NOW)
