@@ -95,6 +95,7 @@ class Resend:
         return read_answer(reply, self._clock(), secrets=(key,))
 
     async def replay(self, doubt: Doubt, timeout_seconds: float) -> Finding:
+        """As `Replays` says; provided that the API key is still one of the same team, which remembers the key."""
         if problem := doubt.cannot_replay(self.render_version, REPLAY_SECONDS, self._clock(), timeout_seconds):
             return Finding(found=Found.UNAVAILABLE, detail=problem)
         answer = await self.send(doubt.email, doubt.attempt_id, timeout_seconds)

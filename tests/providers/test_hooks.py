@@ -158,7 +158,7 @@ def test_a_changed_or_missing_header_is_refused(case: Case) -> None:
     headers, body = case.hook.post(case.delivered, AT)
     for name in headers:
         rest = {other: value for other, value in headers.items() if other != name}
-        for value in (None, "", "x", headers[name][:-1], headers[name] + "=", "ü"):
+        for value in (None, "", "x", headers[name][:-1], headers[name] + "x", "ü"):
             with pytest.raises(BadSignature):
                 read(case, (rest if value is None else rest | {name: value}, body))
 
