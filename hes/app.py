@@ -38,6 +38,7 @@ from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
 from hes.settings import MARGIN_SECONDS, Settings
+from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
@@ -164,7 +165,13 @@ async def open_storage(
     settings: Settings, clock: Clock, new_id: NewId, rng: random.Random
 ) -> AsyncIterator[SqlStorage]:
     """The storage that `HES_DATABASE_URL` names. One line per kind."""
-    async with open_sqlite(sqlite_path(settings), Policy(rules_of(settings), rng), clock, new_id) as storage:
+    policy = Policy(rules_of(settings), rng)
+    opened = (
+        open_sqlite(sqlite_path(settings), policy, clock, new_id)
+        if settings.is_sqlite
+        else open_postgres(postgres_url(settings), policy, new_id)
+    )
+    async with opened as storage:
         yield storage
 
 
@@ -205,6 +212,10 @@ def gate_settings(provider: ProviderSettings) -> GateSettings:
         rate_per_second=provider.rate_per_second,
         weight=provider.weight,
     )
+
+
+def postgres_url(settings: Settings) -> PostgresUrl:
+    return PostgresUrl(settings.database_url.reveal())
 
 
 def sqlite_path(settings: Settings) -> Path:

@@ -133,5 +133,9 @@ class StorageUnavailable(StorageError):
     """The storage is away or busy, and nothing was written."""
 
 
+class CommitUnknown(StorageUnavailable):
+    """The storage went away in the middle of a COMMIT and stayed away: it may have been written, or not."""
+
+
 class StorageBroken(StorageError):
     """The disk failed a write. Nothing that was asked for counts as written; the process must end."""

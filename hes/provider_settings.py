@@ -130,6 +130,8 @@ class Around(Struct, frozen=True):
     times: Times
     environ: Mapping[str, str]
     cwd: Path
+    sends: bool = True
+    """False: this process only accepts, and may be without the credentials for sending."""
 
 
 def read_providers(value: object, where: str, around: Around) -> tuple[ProviderSettings, ...]:
@@ -181,7 +183,7 @@ def _provider(table: Mapping[str, object], name: str, where: str, around: Around
         raise ConfigError(f"{where}: provider kind `{kind}` is not built yet. Example: {EXAMPLE}")
     if name == Kind.OUTBOX and kind is not Kind.OUTBOX:
         raise _BY_KEY["name"].refusal(f"{where}: name", "outbox is the built-in one, which keeps instead of sending")
-    _check_keys(table, kind, where)
+    _check_keys(table, kind, where, around)
     values = {key: getattr(around.times, key) for key in INHERITED}
     for key, raw in table.items():
         setting = _BY_KEY[key]
@@ -190,12 +192,14 @@ def _provider(table: Mapping[str, object], name: str, where: str, around: Around
             try:
                 value = Secret.of(value, around.environ, around.cwd)
             except Wrong as wrong:
+                if not around.sends and key != "webhook_secret":
+                    continue
                 raise setting.refusal(f"{where}: {key}", str(wrong)) from None
         values[setting.field] = value
     return ProviderSettings(**{**values, "name": name, "kind": kind, "given": frozenset(table)})
 
 
-def _check_keys(table: Mapping[str, object], kind: Kind, where: str) -> None:
+def _check_keys(table: Mapping[str, object], kind: Kind, where: str, around: Around) -> None:
     """All that the kind needs, and nothing that would do nothing there."""
     own = _KEYS[kind]
     for key in table:
@@ -208,7 +212,7 @@ def _check_keys(table: Mapping[str, object], kind: Kind, where: str) -> None:
         if key in _OF_KINDS and key not in own.needs + own.may:
             raise ConfigError(f"{where}: {key}: a provider of kind {kind} has no such key. Example: {EXAMPLE}")
     for key in own.needs:
-        if key not in table:
+        if key not in table and (around.sends or _BY_KEY[key].parse is not secret):
             raise _BY_KEY[key].refusal(f"{where}: {key}", "is missing")
 
 

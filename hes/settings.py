@@ -220,9 +220,12 @@ class _Raw(Struct, frozen=True):
     where: str
 
 
-def load(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> Settings:
+def load(
+    flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, *, with_providers: bool = True
+) -> Settings:
     """Settings of the service. `flags`: by file key (`port`), and `config`; a None was not given.
 
+    `with_providers` False: for what needs only the database. With the role `api` their credentials may be missing.
     Reads the file and the files of secrets, and nothing else. Raises ConfigError.
     """
     raw = _gather(flags, environ, cwd)
@@ -231,6 +234,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> 
     settings = Settings(**values, given=given)
     _check_database(settings)
     _check_times(settings, settings)
+    if not with_providers:
+        return settings
     settings = replace(settings, providers=_providers(settings, raw, environ, cwd))
     if "routes" not in raw:
         return settings
@@ -304,9 +309,9 @@ def _file(config: object, cwd: Path) -> tuple[Path, dict[str, object]]:
 
 
 def _check_database(settings: Settings) -> None:
-    """What is not built, and what SQLite cannot do."""
+    """What SQLite cannot do."""
     if not settings.is_sqlite:
-        raise _BY_NAME["HES_DATABASE_URL"].refusal("HES_DATABASE_URL", "the Postgres storage is not built yet")
+        return
     if settings.role != "all":
         wrong = "on SQLite one process does everything, with the role all"
         raise _BY_NAME["HES_ROLE"].refusal("HES_ROLE", wrong)
@@ -338,7 +343,8 @@ def _providers(
     settings: Settings, raw: Mapping[str, _Raw], environ: Mapping[str, str], cwd: Path
 ) -> tuple[ProviderSettings, ...]:
     given = raw.get("HES_PROVIDERS")
-    if given and (providers := read_providers(given.value, given.where, Around(settings, environ, cwd))):
+    around = Around(settings, environ, cwd, sends=settings.role != "api")
+    if given and (providers := read_providers(given.value, given.where, around)):
         for provider in providers:
             _check_times(provider, settings, f"{given.where}: provider {provider.name}: ")
         return providers
@@ -346,9 +352,10 @@ def _providers(
         return (
             ProviderSettings(name="outbox", kind=Kind.OUTBOX, **{key: getattr(settings, key) for key in INHERITED}),
         )
+    open_to = f"HES_HOST={settings.host} is open to others" if settings.is_sqlite else "this is Postgres"
     wrong = (
-        f"no provider is configured, and HES_HOST={settings.host} is open to others: mail must never vanish into a "
-        "test box. Name a provider, or outbox:// if keeping instead of sending is what you want"
+        f"no provider is configured, and {open_to}: mail must never vanish into a test box. Name a "
+        "provider, or outbox:// if keeping instead of sending is what you want"
     )
     raise ConfigError(f"HES_PROVIDERS: {wrong}. Example: {EXAMPLE}")
 

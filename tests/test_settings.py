@@ -112,6 +112,28 @@ def test_trusted_proxies_are_networks_from_either_source(tmp_path: Path) -> None
 # --- what is refused --------------------------------------------------------------------------------------------
 
 
+def test_on_postgres_a_provider_is_named(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {"HES_DATABASE_URL": "postgresql://hes:hunter2@db/hes"})
+    assert "HES_PROVIDERS: no provider is configured, and this is Postgres" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("role", ["api", "mailer"])
+def test_only_who_sends_needs_credentials(tmp_path: Path, role: str) -> None:
+    environ = {"HES_DATABASE_URL": "postgresql://db/hes", "HES_PROVIDERS": "sendgrid://env:KEY@default"}
+    environ["HES_ROLE"] = role
+    if role == "mailer":
+        assert "the environment variable KEY is not set" in refusal(tmp_path, environ)
+        return
+    [provider] = load({}, environ, tmp_path).providers
+    assert (provider.name, provider.api_key) == ("sendgrid", None)
+
+
+def test_what_needs_only_the_database_needs_no_provider(tmp_path: Path) -> None:
+    environ = {"HES_DATABASE_URL": "postgresql://db/hes"}
+    assert load({}, environ, tmp_path, with_providers=False).providers == ()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
@@ -134,7 +156,6 @@ def test_trusted_proxies_are_networks_from_either_source(tmp_path: Path) -> None
         ("HES_DATABASE_URL", "mysql://x", "must be sqlite:///"),
         ("HES_DATABASE_URL", "sqlite://", "must be sqlite:///"),
         ("HES_DATABASE_URL", "sqlite:///:memory:", "must be sqlite:///"),
-        ("HES_DATABASE_URL", "postgresql://hes:hunter2@db/hes", "the Postgres storage is not built yet"),
         ("HES_BOOTSTRAP_KEY", "hunter2", "32 characters or more, not 7"),
         ("HES_PUBLIC_URL", "mail.example.com", "http:// or https://"),
         ("HES_PUBLIC_URL", "https://ann:hunter2@a.example", "without user"),

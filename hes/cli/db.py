@@ -1,8 +1,8 @@
 """`hes db`: the database's schema, by hand."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
@@ -10,6 +10,8 @@ from hes.cli.serve import config, database, settings_of
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+T = TypeVar("T")
 
 
 @click.group()
@@ -22,12 +24,17 @@ def db() -> None:
 @database
 @click.argument("revision", default="head")
 def upgrade(revision: str, **flags: Any) -> None:
-    """Bring the schema forward, to the newest REVISION if none is named."""
+    """Bring the schema forward, to the newest REVISION if none is named.
+
+    On Postgres this may run in many places at once, and while HES of the version before is serving.
+    """
     from hes.storage import migrations
 
-    with _schema(flags) as engine:
-        migrations.upgrade(engine, revision)
-        click.echo(f"schema {migrations.current(engine)}")
+    def work(connection: "sa.Connection") -> str | None:
+        migrations.upgrade(connection, revision)
+        return migrations.current(connection)
+
+    click.echo(f"schema {_on_schema(flags, work)}")
 
 
 @db.command()
@@ -38,9 +45,11 @@ def downgrade(revision: str, **flags: Any) -> None:
     """Take the schema back to REVISION (`base`: an empty database). Make a backup first."""
     from hes.storage import migrations
 
-    with _schema(flags) as engine:
-        migrations.downgrade(engine, revision)
-        click.echo(f"schema {migrations.current(engine) or 'base'}")
+    def work(connection: "sa.Connection") -> str | None:
+        migrations.downgrade(connection, revision)
+        return migrations.current(connection)
+
+    click.echo(f"schema {_on_schema(flags, work) or 'base'}")
 
 
 @db.command()
@@ -50,16 +59,20 @@ def current(**flags: Any) -> None:
     """Tell the schema's revision, and the one that this version needs."""
     from hes.storage import migrations
 
-    with _schema(flags, alone=False) as engine:
-        click.echo(f"schema {migrations.current(engine) or 'base'}, needed {migrations.SCHEMA_VERSION}")
+    found = _on_schema(flags, migrations.current, alone=False)
+    click.echo(f"schema {found or 'base'}, needed {migrations.SCHEMA_VERSION}")
 
 
-@contextmanager
-def _schema(flags: dict[str, Any], *, alone: bool = True) -> "Iterator[sa.Engine]":
-    """The database; `alone`: refused while another process has it open."""
+def _on_schema(flags: dict[str, Any], work: "Callable[[sa.Connection], T]", *, alone: bool = True) -> T:
+    """Run the work on the database; `alone`: a SQLite file is refused while another process has it open."""
+    import anyio
+
     from hes import app
-    from hes.storage import sqlite
+    from hes.storage import postgres, sqlite
 
-    path = app.sqlite_path(settings_of(flags))
-    with sqlite.locked(path) if alone else nullcontext(), sqlite.schema(path) as engine:
-        yield engine
+    settings = settings_of(flags, with_providers=False)
+    if not settings.is_sqlite:
+        return anyio.run(postgres.run_schema, app.postgres_url(settings), work)
+    path = app.sqlite_path(settings)
+    with sqlite.locked(path) if alone else nullcontext(), sqlite.schema(path) as connection:
+        return work(connection)

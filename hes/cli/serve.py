@@ -16,11 +16,11 @@ config = click.option("--config", metavar="FILE", help="Settings file; HES_CONFI
 database = click.option("--database-url", metavar="URL", help="HES_DATABASE_URL. Default: sqlite:///./hes.db")
 
 
-def settings_of(flags: dict[str, Any]) -> "Settings":
+def settings_of(flags: dict[str, Any], *, with_providers: bool = True) -> "Settings":
     """The settings; logs go as they say from now on."""
     from hes import log, settings
 
-    loaded = settings.load(flags, os.environ, Path.cwd())
+    loaded = settings.load(flags, os.environ, Path.cwd(), with_providers=with_providers)
     log.configure(loaded.log_level, loaded.log_format)
     return loaded
 

@@ -1,7 +1,7 @@
 """Accepting: from a checked email to its rows, many emails in one transaction."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -10,7 +10,8 @@ from hes.errors import KeyReused
 from hes.ids import NewId
 from hes.model import Delivery, Email, EmailId, Event, EventType, Millis, Status
 from hes.storage import tables
-from hes.storage.batches import Insert, Row
+from hes.storage.batches import Insert, Row, padded
+from hes.storage.database import is_of_a_row
 from hes.storage.ledger import delivery_row, event_row
 from hes.storage.records import Accepted, BatchItem, IdempotencyKey, NewEmail
 
@@ -25,10 +26,22 @@ _insert_emails = Insert(tables.emails)
 _insert_deliveries = Insert(tables.deliveries)
 _insert_recipients = Insert(tables.recipients)
 _insert_events = Insert(tables.events)
-_insert_keys = Insert(tables.idempotency)
-_forget_key = sa.delete(tables.idempotency).where(
-    tables.idempotency.c.project == sa.bindparam("of_project"), tables.idempotency.c.key == sa.bindparam("of_key")
+_insert_keys = Insert(
+    tables.idempotency,
+    "ON CONFLICT (project, key) DO UPDATE SET request_hash = excluded.request_hash, answer = excluded.answer, "
+    f"created_at = excluded.created_at WHERE idempotency.created_at <= excluded.created_at - {KEY_LIFETIME_MS} "
+    "RETURNING project, key",
 )
+_tell_answer = (
+    sa.update(tables.idempotency)
+    .where(
+        tables.idempotency.c.project == sa.bindparam("of_project"), tables.idempotency.c.key == sa.bindparam("of_key")
+    )
+    .values(answer=sa.bindparam("told"))
+)
+
+KeyName = tuple[str, str]
+"""Project, and the caller's key."""
 
 
 def write(
@@ -38,23 +51,25 @@ def write(
 
     An email whose key was used before is not written: it gets the first answer, or KeyReused.
     """
-    known = _keys_in_use(connection, now, [(new.email.project, new.key.value) for new in group if new.key])
+    wanted: dict[KeyName, tuple[bytes, bytes]] = {}
+    for new in group:
+        if new.key is not None:
+            answer = _encode(_accepted(new, now))
+            wanted.setdefault((new.email.project, new.key.value), (new.key.request_hash, answer))
+    used = _take_keys(connection, now, wanted)
     answers: list[Accepted | Exception] = []
     fresh: list[NewEmail] = []
     for new in group:
-        accepted = _accepted(new, now)
         if new.key is not None:
             name = (new.email.project, new.key.value)
-            if name in known:
-                answers.append(_repeated(new.key, *known[name]))
+            if name in used:
+                answers.append(_repeated(new.key, *used[name]))
                 continue
-            known[name] = (new.key.request_hash, _encode(accepted))
+            used[name] = wanted[name]  # for a twin in this very group
         fresh.append(new)
-        answers.append(accepted)
+        answers.append(_accepted(new, now))
     if fresh:
         insert(connection, now, fresh, new_id)
-        keyed = [(new.email.project, new.key, _encode(_accepted(new, now))) for new in fresh if new.key is not None]
-        _insert_keys_of(connection, now, keyed)
     return answers
 
 
@@ -67,7 +82,7 @@ def write_batch(
     new_id: NewId,
 ) -> list[BatchItem]:
     """Write one request of many emails in the caller's transaction; an answer for each, in order. Raises KeyReused."""
-    if key is not None and (known := _keys_in_use(connection, now, [(project, key.value)])):
+    if key is not None and (known := _take_keys(connection, now, {(project, key.value): (key.request_hash, b"")})):
         [(request_hash, answer)] = known.values()
         if key.request_hash != request_hash:
             raise _reused()
@@ -75,7 +90,8 @@ def write_batch(
     bad = _insert_what_can_be(connection, now, [item for item in items if isinstance(item, NewEmail)], new_id)
     answers = [_answer_of(item, now, bad) for item in items]
     if key is not None:
-        _insert_keys_of(connection, now, [(project, key, _encode(answers))])
+        told = {"of_project": project, "of_key": key.value, "told": _encode(answers).decode()}
+        connection.execute(_tell_answer, told)
     return answers
 
 
@@ -98,7 +114,9 @@ def _insert_what_can_be(
     try:
         with connection.begin_nested():
             insert(connection, now, news, new_id)
-    except (sa.exc.IntegrityError, sa.exc.DataError):
+    except sa.exc.DBAPIError as error:
+        if not is_of_a_row(error):
+            raise
         if len(news) == 1:
             _log.exception("email %s can't be stored", news[0].email.id)
             return {news[0].email.id}
@@ -125,28 +143,28 @@ def _reused() -> KeyReused:
     return KeyReused(detail)
 
 
-def _keys_in_use(
-    connection: sa.Connection, now: Millis, names: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """What these keys were used for, by (project, key): request hash and answer. Outlived ones are removed."""
-    if not names:
+def _take_keys(
+    connection: sa.Connection, now: Millis, wanted: Mapping[KeyName, tuple[bytes, bytes]]
+) -> dict[KeyName, tuple[bytes, bytes]]:
+    """Take these keys, each with request hash and answer; returns what those that were in use were used for.
+
+    A twin in another process that has not committed yet is waited for (how long: `hes.storage.database`). An outlived
+    key is as good as none.
+    """
+    if not wanted:
+        return {}
+    # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
+    rows = [(*name, request_hash, answer.decode(), now) for name, (request_hash, answer) in sorted(wanted.items())]
+    taken = {(row.project, row.key) for row in _insert_keys.run(connection, rows)}
+    if len(taken) == len(wanted):
         return {}
     keys = tables.idempotency.c
     found = connection.execute(
-        sa.select(keys.project, keys.key, keys.request_hash, keys.answer, keys.created_at).where(
-            sa.tuple_(keys.project, keys.key).in_(sorted(set(names)))
+        sa.select(keys.project, keys.key, keys.request_hash, keys.answer).where(
+            sa.tuple_(keys.project, keys.key).in_(padded(sorted(wanted.keys() - taken)))
         )
     )
-    known: dict[tuple[str, str], tuple[bytes, bytes]] = {}
-    outlived = []
-    for project, key, request_hash, answer, created_at in found:
-        if created_at <= now - KEY_LIFETIME_MS:
-            outlived.append({"of_project": project, "of_key": key})
-        else:
-            known[project, key] = (request_hash, answer.encode())
-    if outlived:
-        connection.execute(_forget_key, outlived)
-    return known
+    return {(project, key): (request_hash, answer.encode()) for project, key, request_hash, answer in found}
 
 
 def insert(connection: sa.Connection, now: Millis, fresh: Sequence[NewEmail], new_id: NewId) -> None:
@@ -207,9 +225,3 @@ def _recipient_rows(email: Email) -> list[Row]:
         (email.id, position, kind, address.email, address.name, None, None)
         for position, (kind, address) in enumerate(everybody)
     ]
-
-
-def _insert_keys_of(connection: sa.Connection, now: Millis, keyed: Iterable[tuple[str, IdempotencyKey, bytes]]) -> None:
-    # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
-    rows = sorted((project, key.value, key.request_hash, answer.decode(), now) for project, key, answer in keyed)
-    _insert_keys.run(connection, rows)

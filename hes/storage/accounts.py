@@ -10,6 +10,7 @@ from hes import lanes
 from hes.model import Fact, FactKey, FactKind, Millis, Room, Status
 from hes.routing import Routing
 from hes.storage import tables
+from hes.storage.batches import Insert, padded
 from hes.storage.claiming import waiting_lanes
 
 PULLED_AT_ONCE = 500
@@ -17,7 +18,17 @@ PULLED_AT_ONCE = 500
 _DAY_MS = 24 * 3600 * 1000
 
 _state = tables.provider_state.c
+_state_facts = Insert(
+    tables.provider_state,
+    "ON CONFLICT (provider, kind, sender_domain) DO UPDATE SET reason = excluded.reason, since = excluded.since, "
+    "until = excluded.until, changed_by = excluded.changed_by",
+)
 _quota = tables.provider_quota.c
+_take = Insert(
+    tables.provider_quota,
+    "ON CONFLICT (provider) DO UPDATE SET day = excluded.day, given = excluded.given + "
+    "CASE WHEN provider_quota.day = excluded.day THEN provider_quota.given ELSE 0 END RETURNING provider, given",
+)
 _row = tables.deliveries.c
 
 
@@ -37,24 +48,14 @@ def facts(connection: sa.Connection, _now: Millis = 0) -> list[Fact]:
 
 
 def state_facts(connection: sa.Connection, stated: Collection[Fact], withdrawn: Collection[FactKey]) -> None:
-    gone = {*withdrawn, *((fact.provider, fact.kind, fact.sender_domain) for fact in stated)}
-    if gone:
+    if withdrawn:
         key = sa.tuple_(_state.provider, _state.kind, _state.sender_domain)
-        connection.execute(sa.delete(tables.provider_state).where(key.in_(sorted(gone))))
-    if stated:
-        rows = [
-            {
-                "provider": fact.provider,
-                "kind": fact.kind.value,
-                "sender_domain": fact.sender_domain,
-                "reason": fact.reason,
-                "since": fact.since,
-                "until": fact.until,
-                "changed_by": fact.by,
-            }
-            for fact in stated
-        ]
-        connection.execute(sa.insert(tables.provider_state), rows)
+        connection.execute(sa.delete(tables.provider_state).where(key.in_(padded(sorted(withdrawn)))))
+    rows = [
+        (fact.provider, fact.kind.value, fact.sender_domain, fact.reason, fact.since, fact.until, fact.by)
+        for fact in sorted(stated, key=lambda fact: fact.key)
+    ]
+    _state_facts.run(connection, rows)
 
 
 def pull_forward(connection: sa.Connection, now: Millis, routing: Routing, providers: Collection[str]) -> int:
@@ -72,6 +73,7 @@ def pull_forward(connection: sa.Connection, now: Millis, routing: Routing, provi
             _row.status == Status.QUEUED.value,
         )
         .limit(PULLED_AT_ONCE)
+        .with_for_update(skip_locked=True)  # what somebody leases just now needs no pulling
     )
     return connection.execute(sa.update(tables.deliveries).where(_row.email_id.in_(some)).values(due_at=now)).rowcount
 
@@ -79,6 +81,10 @@ def pull_forward(connection: sa.Connection, now: Millis, routing: Routing, provi
 def quotas_used(connection: sa.Connection, now: Millis) -> dict[str, int]:
     today = sa.select(_quota.provider, _quota.given).where(_quota.day == now // _DAY_MS)
     return {row.provider: row.given for row in connection.execute(today)}
+
+
+class QuotaTaken(Exception):
+    """Another process has used up a daily quota since this transaction looked: it must be undone, and begin anew."""
 
 
 class Quotas:
@@ -103,12 +109,9 @@ class Quotas:
         return replace(room, hands=min(room.hands, left), is_shut=room.is_shut or left == 0)
 
     def take(self, providers: Iterable[str]) -> None:
-        """So many were given to them just now."""
-        for name, count in Counter(name for name in providers if name in self._daily).items():
-            given = self._used.get(name, 0) + count
-            changed = self._connection.execute(
-                sa.update(tables.provider_quota).where(_quota.provider == name).values(day=self._day, given=given)
-            )
-            if not changed.rowcount:
-                row = {"provider": name, "day": self._day, "given": given}
-                self._connection.execute(sa.insert(tables.provider_quota), row)
+        """So many are given to them by this transaction. Raises QuotaTaken if others had them first."""
+        counts = Counter(name for name in providers if name in self._daily)
+        rows = [(name, self._day, count) for name, count in sorted(counts.items())]  # locked in this order by everybody
+        for row in _take.run(self._connection, rows):
+            if row.given > self._daily[row.provider]:
+                raise QuotaTaken(row.provider)

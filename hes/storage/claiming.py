@@ -17,6 +17,7 @@ from hes import lanes
 from hes.model import Delivery, EmailId, Millis, Room
 from hes.routing import Routing
 from hes.storage import tables
+from hes.storage.batches import padded
 from hes.storage.ledger import delivery_of
 
 LANES = 64
@@ -127,10 +128,11 @@ class Claim:
         most = sum(room.hands for room in rooms.values()) + 1
         is_probe = any(room.is_probe and room.hands for room in rooms.values())
         each = max(PROBE_CHOICE if is_probe else 1, -(-most // len(with_room)))
-        bounds: dict[str, Any] = {f"lane{n}": lane for n, lane in enumerate(with_room)}
-        bounds |= {"now": now, "each": each, "passed_over": sorted(passed_over)}
+        places = [*with_room, *[""] * (len(padded(with_room)) - len(with_room))]  # there is no lane without a name
+        bounds: dict[str, Any] = {f"lane{n}": lane for n, lane in enumerate(places)}
+        bounds |= {"now": now, "each": each, "passed_over": padded(sorted(passed_over))}
         by_lane: dict[str, list[Delivery]] = {lane: [] for lane in with_room}
-        for row in connection.execute(_select_due(len(with_room)), bounds):
+        for row in connection.execute(_select_due(len(places)), bounds):
             by_lane[row.lane].append(delivery_of(row))
         turns = chain.from_iterable(zip_longest(*by_lane.values()))
         return Due(

@@ -25,3 +25,12 @@ class Database(Protocol):
     async def read(self, work: Work[T]) -> T:
         """Run the work on one snapshot."""
         ...
+
+
+def is_of_a_row(error: sa.exc.DBAPIError) -> bool:
+    """Whether the database refused what a row holds, and would take others.
+
+    Integrity and data errors; SQLSTATE classes 22 and 23 on Postgres, whose driver has no class of its own for some.
+    """
+    sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
+    return isinstance(error, sa.exc.IntegrityError | sa.exc.DataError) or sqlstate[:2] in ("22", "23")

@@ -9,10 +9,12 @@ from hes.errors import NotFound
 from hes.ids import NewId
 from hes.model import Millis
 from hes.storage import tables
+from hes.storage.batches import Insert
 from hes.storage.database import Database
 from hes.storage.key_records import NewKey, StoredKey
 
 _key = tables.api_keys.c
+_insert_project = Insert(tables.projects, "ON CONFLICT DO NOTHING")
 _decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -44,7 +46,7 @@ class KeyStore:
 
     async def revoke(self, project: str | None, key_id: str, by: str) -> StoredKey:
         def work(connection: sa.Connection, now: Millis) -> StoredKey:
-            key = _read(connection, project, key_id)
+            key = _read(connection, project, key_id, lock=True)
             if key is None:
                 raise NotFound(f"there is no key {key_id[:64]!r}")
             if key.revoked_at is not None:
@@ -63,7 +65,8 @@ class KeyStore:
             .where(_key.id == sa.bindparam("key_id"), is_later)
             .values(last_used_at=sa.bindparam("used_at"))
         )
-        rows = [{"key_id": key_id, "used_at": at} for key_id, at in used_at.items()]
+        # In the order of keys: two processes that note the same ones must not lock them crosswise.
+        rows = [{"key_id": key_id, "used_at": at} for key_id, at in sorted(used_at.items())]
 
         def work(connection: sa.Connection, _now: Millis) -> None:
             connection.execute(note, rows)
@@ -94,17 +97,16 @@ class KeyStore:
 
 
 def _ensure_project(connection: sa.Connection, project: str, now: Millis) -> None:
-    known = sa.select(tables.projects.c.id).where(tables.projects.c.id == project)
-    if connection.execute(known).first() is None:
-        connection.execute(sa.insert(tables.projects), {"id": project, "created_at": now})
+    _insert_project.run(connection, [(project, now)])
 
 
 def _of_project(select: sa.Select[tuple[object, ...]], project: str | None) -> sa.Select[tuple[object, ...]]:
     return select if project is None else select.where(_key.project == project)
 
 
-def _read(connection: sa.Connection, project: str | None, key_id: str) -> StoredKey | None:
-    row = connection.execute(_of_project(sa.select(tables.api_keys), project).where(_key.id == key_id)).one_or_none()
+def _read(connection: sa.Connection, project: str | None, key_id: str, *, lock: bool = False) -> StoredKey | None:
+    select = _of_project(sa.select(tables.api_keys), project).where(_key.id == key_id)
+    row = connection.execute(select.with_for_update() if lock else select).one_or_none()
     return None if row is None else _key_of(row)
 
 

@@ -23,7 +23,7 @@ from hes.model import (
     Status,
 )
 from hes.storage import tables
-from hes.storage.batches import Insert, Row, Update
+from hes.storage.batches import Insert, Row, Update, padded
 
 _encode = msgspec.json.Encoder().encode
 _decode_data = msgspec.json.Decoder(dict[str, Any]).decode
@@ -42,7 +42,12 @@ _update_deliveries = Update(
 )  # fmt: skip
 _insert_events = Insert(tables.events)
 _ids: sa.BindParameter[str] = sa.bindparam("email_ids", expanding=True)
-_select_deliveries = sa.select(tables.deliveries).where(tables.deliveries.c.email_id.in_(_ids)).with_for_update()
+_lock_deliveries = (
+    sa.select(tables.deliveries)
+    .where(tables.deliveries.c.email_id.in_(_ids))
+    .order_by(tables.deliveries.c.email_id)  # whoever locks several does it in this order: no deadlocks
+    .with_for_update()
+)
 _select_attempts = (
     sa.select(tables.attempts)
     .where(tables.attempts.c.email_id.in_(_ids))
@@ -55,12 +60,13 @@ def load(connection: sa.Connection, email_ids: Iterable[EmailId]) -> "Ledger":
     ids = sorted(set(email_ids))
     if not ids:
         return Ledger({})
-    which = {"email_ids": ids}
+    which = {"email_ids": padded(ids)}
+    # The lock first: whatever is read after it is what nobody else can change meanwhile.
+    deliveries = [delivery_of(row) for row in connection.execute(_lock_deliveries, which)]
     attempts: dict[EmailId, list[Attempt]] = {}
     for row in connection.execute(_select_attempts, which):
         attempt = attempt_of(row)
         attempts.setdefault(attempt.email_id, []).append(attempt)
-    deliveries = (delivery_of(row) for row in connection.execute(_select_deliveries, which))
     return Ledger({d.email_id: Case(d, tuple(attempts.get(d.email_id, ()))) for d in deliveries})
 
 

@@ -31,7 +31,8 @@ from hes.model import (
 )
 from hes.policy import Policy, holds_lease
 from hes.storage import accepting, accounts, book, tables
-from hes.storage.accounts import Quotas
+from hes.storage.accounts import Quotas, QuotaTaken
+from hes.storage.batches import Insert, padded
 from hes.storage.claiming import Claim
 from hes.storage.database import Database
 from hes.storage.groups import GroupCommit
@@ -68,12 +69,14 @@ _select_lapsed = (
     .where(sa.text(tables.IS_LEASED), tables.deliveries.c.lease_ends_at <= sa.bindparam("now"))
     .order_by(tables.deliveries.c.lease_ends_at)
     .limit(sa.bindparam("most"))
+    .with_for_update(skip_locked=True)  # what others have in hand just now is swept by them, or next time
 )
 _select_expired = (
     sa.select(tables.deliveries.c.email_id)
     .where(sa.text(tables.CAN_EXPIRE), tables.deliveries.c.expires_at <= sa.bindparam("now"))
     .order_by(tables.deliveries.c.expires_at)
     .limit(BATCH)
+    .with_for_update(skip_locked=True)
 )
 
 
@@ -143,7 +146,11 @@ class SqlStorage:
             quotas.take(one.provider for one in given)
             return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
 
-        return await self._database.write(work)
+        while True:
+            try:
+                return await self._database.write(work)
+            except QuotaTaken as error:
+                _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
 
     # --- what became of it ---------------------------------------------------------------------------------------
 
@@ -326,10 +333,7 @@ class SqlStorage:
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
-            kept = tables.outbox.c.attempt_id == attempt_id
-            if connection.execute(sa.select(tables.outbox.c.email_id).where(kept)).first() is None:
-                row = {"attempt_id": attempt_id, "email_id": email_id, "kept_at": now, "mime": mime}
-                connection.execute(sa.insert(tables.outbox), row)
+            _keep.run(connection, [(attempt_id, email_id, now, mime)])
 
         await self._database.write(work)
 
@@ -349,16 +353,20 @@ class SqlStorage:
         return await self._database.write(work)
 
     async def check(self) -> None:
-        def work(connection: sa.Connection, _now: Millis) -> object:
-            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+        def work(connection: sa.Connection, _now: Millis) -> tuple[str | None, str]:
+            version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+            oldest = connection.execute(sa.select(tables.schema_readers.c.oldest)).scalar_one_or_none()
+            return version, oldest or ""
 
-        version = await self._database.read(work)
-        if version != SCHEMA_VERSION:
+        version, oldest_reader = await self._database.read(work)
+        # A newer schema says from which version on HES can work with it, so that a roll-out needs no pause.
+        if version is None or not (oldest_reader <= SCHEMA_VERSION <= version):
             raise StorageUnavailable(
                 f"the database has schema {version}, this version of HES needs {SCHEMA_VERSION}: run `hes db upgrade`"
             )
 
 
+_keep = Insert(tables.outbox, "ON CONFLICT DO NOTHING")
 _of_email: sa.BindParameter[str] = sa.bindparam("email_id")
 _select_email = sa.select(tables.emails).where(tables.emails.c.id == _of_email)
 _select_delivery = sa.select(tables.deliveries).where(tables.deliveries.c.email_id == _of_email)
@@ -381,7 +389,7 @@ def _contents(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[E
     emails: dict[EmailId, Email] = {}
     if not email_ids:
         return emails
-    for email_id, content in connection.execute(_select_content, {"email_ids": list(email_ids)}):
+    for email_id, content in connection.execute(_select_content, {"email_ids": padded(email_ids)}):
         try:
             emails[email_id] = _decode_email(content)
         except msgspec.MsgspecError:

@@ -50,8 +50,8 @@ async def open_sqlite(path: Path, policy: Policy, clock: Clock, new_id: NewId) -
     Raises ConfigError when another process has it open or the file can't be used.
     """
     with locked(path):
-        with schema(path) as engine:
-            migrations.upgrade(engine)
+        with schema(path) as connection:
+            migrations.upgrade(connection)
         database = SqliteDatabase(path, clock)
         storage = SqlStorage(database, policy, new_id)
         async with database, anyio.create_task_group() as tasks:
@@ -64,7 +64,7 @@ async def open_sqlite(path: Path, policy: Policy, clock: Clock, new_id: NewId) -
 
 
 @contextmanager
-def schema(path: Path) -> Iterator[sa.Engine]:
+def schema(path: Path) -> Iterator[sa.Connection]:
     """The file, for a look at its schema or a change of it. Raises ConfigError with what was wrong."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigError(f"HES_DATABASE_URL: this Python has SQLite {sqlite3.sqlite_version}, HES needs 3.40 or newer")
@@ -72,7 +72,8 @@ def schema(path: Path) -> Iterator[sa.Engine]:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     engine = sync_engine(path)
     try:
-        yield engine
+        with engine.connect() as connection:
+            yield connection
     except (sa.exc.DatabaseError, CommandError) as error:
         reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
         raise ConfigError(f"HES_DATABASE_URL: {path} can't be used: {reason}. Example: sqlite:///./hes.db") from error

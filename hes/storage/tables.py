@@ -11,9 +11,23 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Compared byte by byte on both databases: fast, and no matter of locales."""
+
 IS_WAITING = "status IN ('scheduled', 'queued')"
 IS_LEASED = "status = 'sending'"
 CAN_EXPIRE = "status IN ('scheduled', 'queued', 'in_doubt')"
+
+
+_HOT = {
+    "fillfactor": 80,
+    "autovacuum_vacuum_scale_factor": 0.01,
+    "autovacuum_vacuum_threshold": 1000,
+    "autovacuum_vacuum_cost_delay": 0,
+    "autovacuum_analyze_scale_factor": 0.05,
+}
+"""A queue's rows change several times within seconds: dead ones must go as fast (Postgres)."""
+_OFTEN = {"autovacuum_vacuum_scale_factor": 0.05, "autovacuum_vacuum_cost_delay": 1}
 
 
 def _partial(name: str, columns: list[str], condition: str) -> sa.Index:
@@ -24,47 +38,48 @@ def _partial(name: str, columns: list[str], condition: str) -> sa.Index:
 emails = sa.Table(
     "emails",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("project", Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("from_email", sa.Text, nullable=False),
-    sa.Column("from_name", sa.Text),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("tags", sa.Text, nullable=False),
-    sa.Column("reference", sa.Text),
-    sa.Column("stream", sa.Text, nullable=False),
-    sa.Column("message_id", sa.Text, nullable=False),
+    sa.Column("from_email", Text, nullable=False),
+    sa.Column("from_name", Text),
+    sa.Column("subject", Text, nullable=False),
+    sa.Column("tags", Text, nullable=False),
+    sa.Column("reference", Text),
+    sa.Column("stream", Text, nullable=False),
+    sa.Column("message_id", Text, nullable=False),
     sa.Column("content", sa.LargeBinary),  # hes.model.Email as JSON; NULL once erased
     sa.Index("emails_project", "project", "id"),
     _partial("emails_reference", ["project", "reference", "id"], "reference IS NOT NULL"),
+    postgresql_with=_OFTEN,
 )
 
 deliveries = sa.Table(
     "deliveries",
     metadata,
-    sa.Column("email_id", sa.Text, primary_key=True),
-    sa.Column("project", sa.Text, nullable=False),
-    sa.Column("lane", sa.Text, nullable=False),  # hes.lanes: follows from the other columns, written with them
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
+    sa.Column("email_id", Text, primary_key=True),
+    sa.Column("project", Text, nullable=False),
+    sa.Column("lane", Text, nullable=False),  # hes.lanes: follows from the other columns, written with them
+    sa.Column("status", Text, nullable=False),
+    sa.Column("reason", Text),
     sa.Column("due_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger, nullable=False),
     sa.Column("expires_in", sa.Integer, nullable=False),
-    sa.Column("on_doubt", sa.Text, nullable=False),
+    sa.Column("on_doubt", Text, nullable=False),
     sa.Column("attempt_timeout", sa.Float, nullable=False),
-    sa.Column("own_providers", sa.Text, nullable=False),  # names, each followed by a comma; likewise below
+    sa.Column("own_providers", Text, nullable=False),  # names, each followed by a comma; likewise below
     sa.Column("size_bytes", sa.Integer, nullable=False),
-    sa.Column("attempt_id", sa.Text),
+    sa.Column("attempt_id", Text),
     sa.Column("lease_ends_at", sa.BigInteger),
     sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("provider", sa.Text),
-    sa.Column("tried", sa.Text, nullable=False),
-    sa.Column("declined_by", sa.Text, nullable=False),
+    sa.Column("provider", Text),
+    sa.Column("tried", Text, nullable=False),
+    sa.Column("declined_by", Text, nullable=False),
     sa.Column("round", sa.Integer, nullable=False),
     sa.Column("lapses", sa.Integer, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("stream", sa.Text, nullable=False, server_default="default"),
-    sa.Column("sender_domain", sa.Text, nullable=False, server_default=""),
+    sa.Column("stream", Text, nullable=False, server_default="default"),
+    sa.Column("sender_domain", Text, nullable=False, server_default=""),
     sa.Column("is_retry", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("is_test", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("send_at", sa.BigInteger),
@@ -72,70 +87,74 @@ deliveries = sa.Table(
     _partial("deliveries_leased", ["lease_ends_at"], IS_LEASED),
     _partial("deliveries_expiring", ["expires_at"], CAN_EXPIRE),
     sqlite_with_rowid=False,
+    postgresql_with=_HOT,
 )
 
 recipients = sa.Table(
     "recipients",
     metadata,
-    sa.Column("email_id", sa.Text, primary_key=True),
+    sa.Column("email_id", Text, primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("kind", sa.Text, nullable=False),  # to, cc, bcc
-    sa.Column("email", sa.Text, nullable=False),
-    sa.Column("name", sa.Text),
-    sa.Column("status", sa.Text),  # NULL: as the email
-    sa.Column("reason", sa.Text),
+    sa.Column("kind", Text, nullable=False),  # to, cc, bcc
+    sa.Column("email", Text, nullable=False),
+    sa.Column("name", Text),
+    sa.Column("status", Text),  # NULL: as the email
+    sa.Column("reason", Text),
     sa.Index("recipients_email", "email", "email_id"),
     sqlite_with_rowid=False,
+    postgresql_with=_OFTEN,
 )
 
 attempts = sa.Table(
     "attempts",
     metadata,
-    sa.Column("email_id", sa.Text, primary_key=True),
+    sa.Column("email_id", Text, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.Text, nullable=False),
-    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("id", Text, nullable=False),
+    sa.Column("provider", Text, nullable=False),
     sa.Column("render_version", sa.Integer, nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("ended_at", sa.BigInteger),
-    sa.Column("outcome", sa.Text),  # NULL: in flight
+    sa.Column("outcome", Text),  # NULL: in flight
     sa.Column("status_code", sa.Integer),
-    sa.Column("provider_message_id", sa.Text),
-    sa.Column("detail", sa.Text),
-    sa.Column("resolution", sa.Text),
+    sa.Column("provider_message_id", Text),
+    sa.Column("detail", Text),
+    sa.Column("resolution", Text),
     sqlite_with_rowid=False,
+    postgresql_with=_OFTEN,
 )
 
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("email_id", sa.Text, primary_key=True),
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("email_id", Text, primary_key=True),
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("type", Text, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("provider", sa.Text),
-    sa.Column("recipient", sa.Text),
-    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("provider", Text),
+    sa.Column("recipient", Text),
+    sa.Column("data", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
 idempotency = sa.Table(
     "idempotency",
     metadata,
-    sa.Column("project", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("project", Text, primary_key=True),
+    sa.Column("key", Text, primary_key=True),
     sa.Column("request_hash", sa.LargeBinary, nullable=False),
-    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("answer", Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("idempotency_created_at", "created_at"),
     sqlite_with_rowid=False,
+    postgresql_with=_OFTEN,
 )
 
 outbox = sa.Table(
     "outbox",
     metadata,
-    sa.Column("attempt_id", sa.Text, primary_key=True),
-    sa.Column("email_id", sa.Text, nullable=False),
+    sa.Column("attempt_id", Text, primary_key=True),
+    sa.Column("email_id", Text, nullable=False),
     sa.Column("kept_at", sa.BigInteger, nullable=False),
     sa.Column("mime", sa.LargeBinary, nullable=False),
     sa.Index("outbox_email_id", "email_id"),
@@ -144,10 +163,10 @@ outbox = sa.Table(
 suppressions = sa.Table(
     "suppressions",
     metadata,
-    sa.Column("project", sa.Text, primary_key=True),
-    sa.Column("email", sa.Text, primary_key=True),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("project", Text, primary_key=True),
+    sa.Column("email", Text, primary_key=True),
+    sa.Column("reason", Text, nullable=False),
+    sa.Column("source", Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -155,11 +174,11 @@ suppressions = sa.Table(
 templates = sa.Table(
     "templates",
     metadata,
-    sa.Column("project", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("text", sa.Text),
-    sa.Column("html", sa.Text),
+    sa.Column("project", Text, primary_key=True),
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("subject", Text, nullable=False),
+    sa.Column("text", Text),
+    sa.Column("html", Text),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
@@ -168,20 +187,20 @@ templates = sa.Table(
 projects = sa.Table(
     "projects",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("id", Text, primary_key=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
 )
 
 api_keys = sa.Table(
     "api_keys",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("project", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("project", Text, nullable=False),
+    sa.Column("name", Text, nullable=False),
     sa.Column("secret_hash", sa.LargeBinary, nullable=False),
     sa.Column("test", sa.Boolean, nullable=False),
-    sa.Column("scopes", sa.Text, nullable=False),
-    sa.Column("sender_domains", sa.Text, nullable=False),
+    sa.Column("scopes", Text, nullable=False),
+    sa.Column("sender_domains", Text, nullable=False),
     sa.Column("rate_per_second", sa.Float),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger),
@@ -193,11 +212,11 @@ api_keys = sa.Table(
 webhooks = sa.Table(
     "webhooks",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("project", sa.Text, nullable=False),
-    sa.Column("url", sa.Text, nullable=False),
-    sa.Column("event_types", sa.Text, nullable=False),
-    sa.Column("secrets", sa.Text, nullable=False),
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("project", Text, nullable=False),
+    sa.Column("url", Text, nullable=False),
+    sa.Column("event_types", Text, nullable=False),
+    sa.Column("secrets", Text, nullable=False),
     sa.Column("disabled_at", sa.BigInteger),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("webhooks_project", "project"),
@@ -206,10 +225,10 @@ webhooks = sa.Table(
 webhook_deliveries = sa.Table(
     "webhook_deliveries",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("webhook_id", sa.Text, nullable=False),
-    sa.Column("event_id", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("webhook_id", Text, nullable=False),
+    sa.Column("event_id", Text, nullable=False),
+    sa.Column("status", Text, nullable=False),
     sa.Column("due_at", sa.BigInteger, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("status_code", sa.Integer),
@@ -221,43 +240,59 @@ webhook_deliveries = sa.Table(
 provider_state = sa.Table(
     "provider_state",
     metadata,
-    sa.Column("provider", sa.Text, primary_key=True),
-    sa.Column("kind", sa.Text, primary_key=True),  # hes.model.FactKind
-    sa.Column("sender_domain", sa.Text, primary_key=True),  # "" for all of them
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("provider", Text, primary_key=True),
+    sa.Column("kind", Text, primary_key=True),  # hes.model.FactKind
+    sa.Column("sender_domain", Text, primary_key=True),  # "" for all of them
+    sa.Column("reason", Text, nullable=False),
     sa.Column("since", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger),
-    sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("changed_by", Text, nullable=False),
 )
 
 provider_quota = sa.Table(
     "provider_quota",
     metadata,
-    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("provider", Text, primary_key=True),
     sa.Column("day", sa.Integer, nullable=False),  # days since 1970, UTC
     sa.Column("given", sa.Integer, nullable=False),
+)
+
+provider_probes = sa.Table(
+    "provider_probes",
+    metadata,
+    sa.Column("provider", Text, primary_key=True),
+    sa.Column("sender_domain", Text, primary_key=True),  # "" for the provider as a whole
+    sa.Column("attempt_id", Text, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
 )
 
 nodes = sa.Table(
     "nodes",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("host", sa.Text, nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("role", Text, nullable=False),
+    sa.Column("host", Text, nullable=False),
+    sa.Column("version", Text, nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
+    sa.Column("gates", Text, nullable=False, server_default="[]"),  # how it sees the providers: GateStatus as JSON
 )
 
 audit = sa.Table(
     "audit",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("project", Text, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("action", sa.Text, nullable=False),
-    sa.Column("object", sa.Text, nullable=False),
-    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("actor", Text, nullable=False),
+    sa.Column("action", Text, nullable=False),
+    sa.Column("object", Text, nullable=False),
+    sa.Column("data", Text, nullable=False),
     sa.Index("audit_project", "project", "id"),
+)
+
+schema_readers = sa.Table(
+    "schema_readers",
+    metadata,
+    sa.Column("oldest", Text, primary_key=True),  # the revision of the oldest HES that can work with this schema
 )

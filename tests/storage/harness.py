@@ -5,7 +5,7 @@ import functools
 import random
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ from hes.model import (
 )
 from hes.policy import Policy
 from hes.storage import migrations, tables
+from hes.storage.postgres import PostgresUrl, open_postgres, run_schema
 from hes.storage.records import IdempotencyKey, Leases, NewEmail, StoredEmail
 from hes.storage.sql import SqlStorage
-from hes.storage.sqlite import open_sqlite, sync_engine
+from hes.storage.sqlite import open_sqlite, schema
 from hes.storage.storage import Storage
+from tests import postgres
 from tests.simulation.memory import MemoryStorage
 
 NOW = 1_800_000_000_000
@@ -206,6 +208,8 @@ class Kind(Struct, frozen=True, kw_only=True):
     """While it lasts every write is refused."""
     kept: Callable[[Any, AttemptId], Any]
     """Awaitable: the message in the outbox, or None."""
+    on_schema: Callable[[Any, Path, Callable[[sa.Connection], None]], Awaitable[None]]
+    """Does something to the schema of an opened one, beside it."""
     is_sql: bool = True
 
 
@@ -250,6 +254,10 @@ async def _memory_away(storage: MemoryStorage, _: Path) -> AsyncIterator[None]:
     storage.is_away = False
 
 
+async def _no_schema(_: MemoryStorage, __: Path, ___: Callable[[sa.Connection], None]) -> None:
+    raise NotImplementedError
+
+
 async def _memory_kept(storage: MemoryStorage, attempt_id: AttemptId) -> bytes | None:
     return storage.outbox.get(attempt_id)
 
@@ -262,9 +270,8 @@ def sqlite_file(folder: Path) -> Path:
 def _migrated() -> bytes:
     """A database as the migrations leave it: they take longer than most tests, and have tests of their own."""
     with tempfile.TemporaryDirectory() as folder:
-        engine = sync_engine(sqlite_file(Path(folder)))
-        migrations.upgrade(engine)
-        engine.dispose()
+        with schema(sqlite_file(Path(folder))) as connection:
+            migrations.upgrade(connection)
         return sqlite_file(Path(folder)).read_bytes()
 
 
@@ -282,6 +289,33 @@ async def _sqlite_away(storage: SqlStorage, folder: Path) -> AsyncIterator[None]
         yield
 
 
+@asynccontextmanager
+async def _open_postgres(_: Path, policy: Policy, clock: Clock, new_id: NewId) -> AsyncIterator[Storage]:
+    async with postgres.database() as url, open_postgres(PostgresUrl(url), policy, new_id, clock) as storage:
+        _urls[id(storage)] = url
+        yield storage
+        del _urls[id(storage)]
+
+
+_urls: dict[int, str] = {}
+"""Where the opened Postgres storages are."""
+
+
+@asynccontextmanager
+async def _postgres_away(storage: SqlStorage, _: Path) -> AsyncIterator[None]:
+    async with postgres.away(_urls[id(storage)]):
+        yield
+
+
+async def _on_sqlite_schema(_: SqlStorage, folder: Path, work: Callable[[sa.Connection], None]) -> None:
+    with schema(sqlite_file(folder)) as connection:
+        work(connection)
+
+
+async def _on_postgres_schema(storage: SqlStorage, _: Path, work: Callable[[sa.Connection], None]) -> None:
+    await run_schema(PostgresUrl(_urls[id(storage)]), work)
+
+
 async def _sql_kept(storage: SqlStorage, attempt_id: AttemptId) -> bytes | None:
     def work(connection: sa.Connection, _now: int) -> Any:
         kept = sa.select(tables.outbox.c.mime).where(tables.outbox.c.attempt_id == attempt_id)
@@ -292,8 +326,9 @@ async def _sql_kept(storage: SqlStorage, attempt_id: AttemptId) -> bytes | None:
 
 
 KINDS = {
-    "memory": Kind(open=_open_memory, away=_memory_away, kept=_memory_kept, is_sql=False),
-    "sqlite": Kind(open=_open_sqlite, away=_sqlite_away, kept=_sql_kept),
+    "memory": Kind(open=_open_memory, away=_memory_away, kept=_memory_kept, on_schema=_no_schema, is_sql=False),
+    "sqlite": Kind(open=_open_sqlite, away=_sqlite_away, kept=_sql_kept, on_schema=_on_sqlite_schema),
+    "postgres": Kind(open=_open_postgres, away=_postgres_away, kept=_sql_kept, on_schema=_on_postgres_schema),
 }
 """All that the suite runs against. A new kind is one line here."""
 

@@ -1,8 +1,11 @@
 """The schema's history: forward, back, and forward again, with and without data."""
 
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -12,31 +15,79 @@ from alembic.script import ScriptDirectory
 
 from hes.errors import StorageUnavailable
 from hes.storage import migrations
+from hes.storage.postgres import PostgresUrl, run_schema
 from hes.storage.sql import SqlStorage
-from hes.storage.sqlite import sync_engine
+from hes.storage.sqlite import schema
 from hes.storage.tables import metadata
-from tests.storage.harness import Bench, only_sql, run, sqlite_file
+from tests import postgres
+from tests.storage.harness import Bench, Kind, only_sql, run, sqlite_file
+
+T = TypeVar("T")
 
 HISTORY = ScriptDirectory(str(Path(migrations.__file__).parent))
 REVISIONS = [revision.revision for revision in HISTORY.walk_revisions()][::-1]
 
 
+class Schema:
+    """A database's schema, empty at first."""
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        raise NotImplementedError
+
+    def upgrade(self, revision: str = "head") -> None:
+        self.run(lambda connection: migrations.upgrade(connection, revision))
+
+    def downgrade(self, revision: str) -> None:
+        self.run(lambda connection: migrations.downgrade(connection, revision))
+
+    def definitions(self) -> dict[str, str]:
+        """What there is, by name, in the database's words."""
+        raise NotImplementedError
+
+
+class SqliteSchema(Schema):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        with schema(self._path) as connection:
+            return work(connection)
+
+    def definitions(self) -> dict[str, str]:
+        def work(connection: sa.Connection) -> dict[str, str]:
+            found = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+            return {name: re.sub(r'[\s"]+', " ", sql).strip() for name, sql in found if name != "alembic_version"}
+
+        return self.run(work)
+
+
+class PostgresSchema(Schema):
+    def __init__(self, url: str) -> None:
+        self._url = PostgresUrl(url)
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        return postgres.in_thread(run_schema(self._url, work))
+
+    def definitions(self) -> dict[str, str]:
+        return self.run(postgres.schema_of)
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    engine = sync_engine(sqlite_file(tmp_path))
-    yield engine
-    engine.dispose()
+def sqlite(tmp_path: Path) -> SqliteSchema:
+    return SqliteSchema(sqlite_file(tmp_path))
 
 
-def tables_of(engine: sa.Engine) -> set[str]:
-    return set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, sqlite: SqliteSchema) -> Iterator[Schema]:
+    if request.param == "sqlite":
+        yield sqlite
+        return
+    with postgres.empty_database() as url:
+        yield PostgresSchema(url)
 
 
-def definitions(engine: sa.Engine) -> dict[str, str]:
-    """What SQLite was told to create, by name, without regard to blanks and quotes."""
-    with engine.connect() as connection:
-        found = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
-        return {name: re.sub(r'[\s"]+', " ", sql).strip() for name, sql in found if name != "alembic_version"}
+def tables_of(connection: sa.Connection) -> set[str]:
+    return set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
 
 
 def test_there_is_one_head_and_it_is_the_version_that_is_asked_for() -> None:
@@ -44,35 +95,39 @@ def test_there_is_one_head_and_it_is_the_version_that_is_asked_for() -> None:
     assert HISTORY.get_bases() == REVISIONS[:1]
 
 
-def test_an_empty_database_has_no_revision(engine: sa.Engine) -> None:
-    assert migrations.current(engine) is None
+def test_an_empty_database_has_no_revision(database: Schema) -> None:
+    assert database.run(migrations.current) is None
 
 
-def test_upgraded_it_is_what_the_tables_say(engine: sa.Engine) -> None:
-    migrations.upgrade(engine)
-    assert migrations.current(engine) == migrations.SCHEMA_VERSION
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+def test_upgraded_it_is_what_the_tables_say(database: Schema) -> None:
+    database.upgrade()
+    assert database.run(migrations.current) == migrations.SCHEMA_VERSION
+    assert database.run(lambda c: compare_metadata(MigrationContext.configure(c), metadata)) == []
 
 
-def test_upgraded_it_is_also_what_comparing_does_not_see(engine: sa.Engine, tmp_path: Path) -> None:
-    """Key order, WITHOUT ROWID, and the conditions of partial indexes."""
-    migrations.upgrade(engine)
-    fresh = sync_engine(tmp_path / "fresh.db")
-    metadata.create_all(fresh)
-    upgraded, created = definitions(engine), definitions(fresh)
-    fresh.dispose()
+def test_upgraded_it_is_also_what_comparing_does_not_see(database: Schema, tmp_path: Path) -> None:
+    """Key order, the conditions of partial indexes, WITHOUT ROWID; collations and storage parameters."""
+    database.upgrade()
+    upgraded = database.definitions()
+    database.downgrade("base")
+    database.run(_create_all)
+    created = database.definitions()
     assert upgraded.keys() == created.keys()
     for name in created:
         assert sorted(re.split(r"[ ,]+", upgraded[name])) == sorted(re.split(r"[ ,]+", created[name])), name
 
 
+def _create_all(connection: sa.Connection) -> None:
+    metadata.create_all(connection)
+    connection.commit()
+
+
 @pytest.mark.parametrize(
     "name", [t.name for t in metadata.sorted_tables if not t.dialect_options["sqlite"]["with_rowid"]]
 )
-def test_narrow_tables_are_without_rowid(engine: sa.Engine, name: str) -> None:
-    migrations.upgrade(engine)
-    assert definitions(engine)[name].endswith("WITHOUT ROWID")
+def test_narrow_tables_are_without_rowid(sqlite: SqliteSchema, name: str) -> None:
+    sqlite.upgrade()
+    assert sqlite.definitions()[name].endswith("WITHOUT ROWID")
 
 
 @pytest.mark.parametrize(
@@ -84,61 +139,70 @@ def test_narrow_tables_are_without_rowid(engine: sa.Engine, name: str) -> None:
         ("webhook_deliveries_waiting", "WHERE status = 'queued'"),
     ],
 )
-def test_queues_are_indexed_by_what_waits_only(engine: sa.Engine, index: str, condition: str) -> None:
-    migrations.upgrade(engine)
-    assert definitions(engine)[index].endswith(condition)
+def test_queues_are_indexed_by_what_waits_only(sqlite: SqliteSchema, index: str, condition: str) -> None:
+    sqlite.upgrade()
+    assert sqlite.definitions()[index].endswith(condition)
 
 
-def test_upgrading_again_changes_nothing(engine: sa.Engine) -> None:
-    migrations.upgrade(engine)
-    before = definitions(engine)
-    migrations.upgrade(engine)
-    assert definitions(engine) == before
+def test_upgrading_again_changes_nothing(database: Schema) -> None:
+    database.upgrade()
+    before = database.definitions()
+    database.upgrade()
+    assert database.definitions() == before
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_each_revision_goes_forward_back_and_forward(engine: sa.Engine, revision: str) -> None:
+def test_each_revision_goes_forward_back_and_forward(database: Schema, revision: str) -> None:
     below = HISTORY.get_revision(revision).down_revision
     below = below if isinstance(below, str) else "base"
     if below != "base":
-        migrations.upgrade(engine, below)
-    before = definitions(engine)
-    migrations.upgrade(engine, revision)
-    after = definitions(engine)
-    migrations.downgrade(engine, below)
-    assert definitions(engine) == before
-    migrations.upgrade(engine, revision)
-    assert definitions(engine) == after
+        database.upgrade(below)
+    before = database.definitions()
+    database.upgrade(revision)
+    after = database.definitions()
+    database.downgrade(below)
+    assert _unnumbered(database.definitions()) == _unnumbered(before)
+    database.upgrade(revision)
+    assert _unnumbered(database.definitions()) == _unnumbered(after)
 
 
-def test_back_to_the_base_nothing_is_left(engine: sa.Engine) -> None:
-    migrations.upgrade(engine)
-    migrations.downgrade(engine, "base")
-    assert (migrations.current(engine), tables_of(engine)) == (None, set())
+def _unnumbered(definitions: dict[str, str]) -> dict[str, str]:
+    """A column that went and came again stands behind the others in Postgres: that is all the same to us."""
+    return {name: re.sub(r"^\d+ ", "", text) for name, text in definitions.items()}
+
+
+def test_back_to_the_base_nothing_is_left(database: Schema) -> None:
+    database.upgrade()
+    database.downgrade("base")
+    assert (database.run(migrations.current), database.run(tables_of)) == (None, set())
+
+
+def test_many_may_upgrade_at_once() -> None:
+    """As the pods of a roll-out do: one does the work, the others find it done."""
+    with postgres.empty_database() as url:
+        command = [sys.executable, "-m", "hes", "db", "upgrade", "--database-url", url]
+        pods = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        told = [pod.communicate(timeout=60)[0] for pod in pods]
+        assert [pod.returncode for pod in pods] == [0] * 4
+        assert told == [f"schema {migrations.SCHEMA_VERSION}\n"] * 4
 
 
 @only_sql
-async def test_with_data_it_goes_back_to_the_base_and_up_again(bench: Bench, sql: SqlStorage, tmp_path: Path) -> None:
+async def test_with_data_it_goes_back_to_the_base_and_up_again(
+    bench: Bench, sql: SqlStorage, kind: Kind, tmp_path: Path
+) -> None:
     await bench.settle(await bench.leased(key="order-1"), None)
-    engine = sync_engine(sqlite_file(tmp_path))
-    try:
-        migrations.downgrade(engine, "base")
-        migrations.upgrade(engine)
-    finally:
-        engine.dispose()
+    await kind.on_schema(sql, tmp_path, lambda connection: migrations.downgrade(connection, "base"))
+    await kind.on_schema(sql, tmp_path, migrations.upgrade)
     await sql.check()
     assert (await bench.leased(key="order-1")).number == 1, "the key went with the tables"
 
 
 @only_sql
-async def test_upgrading_keeps_the_data(bench: Bench, tmp_path: Path) -> None:
+async def test_upgrading_keeps_the_data(bench: Bench, sql: SqlStorage, kind: Kind, tmp_path: Path) -> None:
     leased = await bench.leased(key="order-1")
     before = await bench.read(leased)
-    engine = sync_engine(sqlite_file(tmp_path))
-    try:
-        migrations.upgrade(engine)
-    finally:
-        engine.dispose()
+    await kind.on_schema(sql, tmp_path, migrations.upgrade)
     assert await bench.read(leased) == before
 
 

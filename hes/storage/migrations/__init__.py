@@ -7,26 +7,23 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0005"
 """The revision that this version of HES needs: the newest in `versions`."""
 
 
-def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the schema forward. The engine is a synchronous one; its connection is held for the whole change."""
-    with engine.connect() as connection:
-        command.upgrade(_config(connection), revision)
+def upgrade(connection: sa.Connection, revision: str = "head") -> None:
+    """Bring the schema forward. On Postgres many may do it at once: they wait for each other."""
+    command.upgrade(_config(connection), revision)
 
 
-def downgrade(engine: sa.Engine, revision: str) -> None:
+def downgrade(connection: sa.Connection, revision: str) -> None:
     """Take the schema back. Data that the older schema has no place for is lost."""
-    with engine.connect() as connection:
-        command.downgrade(_config(connection), revision)
+    command.downgrade(_config(connection), revision)
 
 
-def current(engine: sa.Engine) -> str | None:
+def current(connection: sa.Connection) -> str | None:
     """The schema's revision; None for an empty database."""
-    with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _config(connection: sa.Connection) -> Config:

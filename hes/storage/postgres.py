@@ -1,0 +1,279 @@
+"""Postgres: one database, any number of processes.
+
+Every verb is one short transaction, and each has a deadline: a statement by the server's clock, the whole by ours, so
+that a link that went silent ends as StorageUnavailable and not as an actor that hangs. What surely was not written
+(a deadlock, a serialization failure, a connection that was lost before COMMIT) is done again here, and nowhere else.
+
+A COMMIT without an answer is asked about: a write transaction knows its number, and the server knows for long what
+became of that number (postgresql.org/docs/current/functions-info.html, `pg_xact_status`). Only if the server stays
+away does nobody know; then it is CommitUnknown.
+
+Time is the database's (`clock_timestamp`), which all processes share.
+"""
+
+import itertools
+import logging
+import random
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Self, TypeVar
+
+import anyio
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from hes.errors import CommitUnknown, ConfigError, StorageUnavailable
+from hes.ids import NewId
+from hes.model import Millis
+from hes.policy import Policy
+from hes.storage.database import Work
+from hes.storage.sql import SqlStorage
+
+T = TypeVar("T")
+
+CONNECTIONS = 10
+"""Of one process at most, besides the one that listens."""
+CONNECT_SECONDS = 3.0
+CALL_SECONDS = 8.0
+"""One transaction, from asking for a connection to the answer to its COMMIT."""
+STATEMENT_SECONDS = 5
+LOCK_SECONDS = 3
+"""How long one waits for another, such as for the twin with the same idempotency key."""
+RESOLVE_SECONDS = 8.0
+"""How long is asked what became of a COMMIT without an answer."""
+TRIES = 4
+OLDEST_POSTGRES = 15
+
+_log = logging.getLogger("hes.storage")
+
+# The limits go with each transaction: a pooler in between would lose what is set for a session.
+_LIMITS = ", ".join(
+    f"set_config('{name}', '{seconds * 1000:.0f}', true)"
+    for name, seconds in {
+        "statement_timeout": STATEMENT_SECONDS,
+        "lock_timeout": LOCK_SECONDS,
+        "idle_in_transaction_session_timeout": CALL_SECONDS,
+    }.items()
+)
+_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_begin_write = sa.text(f"SELECT {_NOW} AS now, pg_current_xact_id()::text AS xid, {_LIMITS}")
+_begin_read = sa.text(f"SELECT {_NOW} AS now, {_LIMITS}")
+_fate = sa.text("SELECT pg_xact_status(CAST(:xid AS text)::xid8)")
+
+TROUBLE = (sa.exc.DBAPIError, sa.exc.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+"""All that a database which is away or busy can end a call with, and bugs of ours besides."""
+
+
+class PostgresUrl:
+    """What `HES_DATABASE_URL` says: a URL as libpq has it, with one parameter of our own.
+
+    `statement_cache=off` is for a pooler in between that lends a connection for one transaction (pgbouncer): there,
+    prepared statements are nobody's own.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        query = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+        self.is_pooled = ("statement_cache", "off") in query
+        rest = [(name, value) for name, value in query if name != "statement_cache"]
+        self.dsn = urllib.parse.urlunsplit(parts._replace(query=urllib.parse.urlencode(rest)))
+
+    async def connect(self) -> asyncpg.Connection:
+        return await asyncpg.connect(
+            self.dsn,
+            timeout=CONNECT_SECONDS,
+            statement_cache_size=0,  # SQLAlchemy keeps them
+            server_settings={"application_name": "hes"},
+        )
+
+    def engine(self, connections: int = CONNECTIONS) -> AsyncEngine:
+        """A pool; none of its connections is made before it is needed."""
+        pooled = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+        return create_async_engine(
+            "postgresql+asyncpg://",
+            connect_args={"async_creator_fn": self.connect, **(pooled if self.is_pooled else {})},
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=CONNECT_SECONDS,
+            hide_parameters=True,  # they are addresses and bodies, and errors are logged
+        )
+
+
+class PostgresDatabase:
+    """`hes.storage.database.Database` over a pool of connections; use it as an async context manager.
+
+    `clock`: instead of the database's, for tests.
+    """
+
+    def __init__(self, url: PostgresUrl, clock: Callable[[], Millis] | None = None) -> None:
+        self._engine = url.engine()
+        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._clock = clock
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CONNECT_SECONDS):
+            await self._engine.dispose()
+
+    async def write(self, work: Work[T]) -> T:
+        return await self._tried(lambda: self._write(work))
+
+    async def read(self, work: Work[T]) -> T:
+        return await self._tried(lambda: self._read(work))
+
+    async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Again if it surely was not written and another try may help, at growing random intervals."""
+        with anyio.CancelScope(shield=True):  # a caller that goes away leaves no transaction half done
+            for attempt in itertools.count(1):
+                try:
+                    return await call()
+                except TROUBLE as error:
+                    if (meaning := _meaning(error)) is None:
+                        raise
+                    if attempt == TRIES or not _may_help(error):
+                        raise meaning from error
+                await anyio.sleep(random.uniform(0, 0.02 * 2**attempt))
+        raise AssertionError  # the loop does not end
+
+    async def _write(self, work: Work[T]) -> T:
+        xid = None
+        result: T
+        try:
+            with anyio.fail_after(CALL_SECONDS):
+                async with self._engine.connect() as connection, connection.begin() as transaction:
+                    begun = (await connection.execute(_begin_write)).one()
+                    result = await connection.run_sync(work, self._clock() if self._clock else begun.now)
+                    xid = begun.xid
+                    await transaction.commit()
+        except TROUBLE as error:
+            if xid is None or _sqlstate(error):  # not at COMMIT, or the server itself said that it failed
+                raise
+            if not await self._was_committed(xid):
+                raise
+        return result
+
+    async def _was_committed(self, xid: str) -> bool:
+        """What became of a COMMIT without an answer. Raises CommitUnknown when the server stays away."""
+        _log.warning("the connection was lost at a COMMIT; asking what became of transaction %s", xid)
+        with anyio.move_on_after(RESOLVE_SECONDS):
+            while True:
+                try:
+                    async with self._engine.connect() as connection:
+                        fate = (await connection.execute(_fate, {"xid": xid})).scalar_one()
+                except TROUBLE as error:
+                    if _sqlstate(error) == "22023":  # a number that this server has not reached: it never saw it
+                        return False
+                else:
+                    if fate in ("committed", "aborted"):
+                        return bool(fate == "committed")
+                await anyio.sleep(0.1)
+        raise CommitUnknown("the database went away in the middle of a COMMIT, and nobody knows what became of it")
+
+    async def _read(self, work: Work[T]) -> T:
+        result: T
+        with anyio.fail_after(CALL_SECONDS):
+            async with self._snapshots.connect() as connection:
+                begun = (await connection.execute(_begin_read)).one()
+                result = await connection.run_sync(work, self._clock() if self._clock else begun.now)
+        return result
+
+
+def _sqlstate(error: BaseException) -> str:
+    """postgresql.org/docs/current/errcodes-appendix.html; "" if the server said nothing."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return getattr(cause, "sqlstate", None) or ""
+
+
+_MEANINGS = {
+    "08": "the connection to the database was lost",
+    "25006": "the database takes no writes now: it is a standby",
+    "25P03": "the database ended a transaction that took too long",
+    "28": "the database refuses our user or password",
+    "3D000": "there is no such database",
+    "40": "transactions were in each other's way again and again",
+    "42P01": "the database's schema does not fit this version of HES: run `hes db upgrade`",
+    "42703": "the database's schema does not fit this version of HES: run `hes db upgrade`",
+    "53100": "the database's disk is full",
+    "53300": "the database has no connection left for us",
+    "53": "the database is short of something",
+    "55P03": "another transaction was in the way for too long",
+    "57014": "the database took too long",
+    "57": "the database is shutting down or starting",
+    "58": "the database's machine failed it",
+}
+"""By SQLSTATE, or its class."""
+
+
+def _meaning(error: BaseException) -> StorageUnavailable | None:
+    """What an error means for us; None: a bug of ours, or a row that can't be written."""
+    sqlstate = _sqlstate(error)
+    if sqlstate:
+        sentence = _MEANINGS.get(sqlstate) or _MEANINGS.get(sqlstate[:2])
+        return StorageUnavailable(sentence) if sentence else None
+    if isinstance(error, TimeoutError):
+        return StorageUnavailable("the database did not answer in time")
+    if isinstance(error, sa.exc.TimeoutError):
+        return StorageUnavailable("all connections to the database are busy")
+    if isinstance(error, asyncpg.InterfaceError) or (isinstance(error, sa.exc.DBAPIError) and not _is_lost(error)):
+        return None
+    return StorageUnavailable("the database can't be reached")
+
+
+def _is_lost(error: sa.exc.DBAPIError) -> bool:
+    cause = error.orig.__cause__ if error.orig is not None else None
+    return error.connection_invalidated or isinstance(cause, OSError | asyncpg.ConnectionDoesNotExistError)
+
+
+def _may_help(error: BaseException) -> bool:
+    """Trying again at once: two that were in each other's way, a connection that was dead before we used it."""
+    sqlstate = _sqlstate(error)
+    is_lost = isinstance(error, sa.exc.DBAPIError) and _is_lost(error)
+    return sqlstate[:2] in ("40", "08") or sqlstate.startswith("57P0") or (is_lost and not sqlstate)
+
+
+@asynccontextmanager
+async def open_postgres(
+    url: PostgresUrl, policy: Policy, new_id: NewId, clock: Callable[[], Millis] | None = None
+) -> AsyncIterator[SqlStorage]:
+    """The storage there. Its schema is left as it is: see `Storage.check`.
+
+    Raises ConfigError for what no waiting mends. A server that is away is waited for by those who use the storage.
+    """
+    async with PostgresDatabase(url, clock) as database, anyio.create_task_group() as tasks:
+        try:
+            await database.read(_refuse_unfit)
+        except StorageUnavailable as error:
+            _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
+        storage = SqlStorage(database, policy, new_id)
+        tasks.start_soon(storage.accepts.run, name="storage: accepts")
+        yield storage
+        tasks.cancel_scope.cancel()
+
+
+def _refuse_unfit(connection: sa.Connection, _now: Millis) -> None:
+    """Raises ConfigError if this server can't keep what HES promises."""
+    show = "SELECT current_setting('server_version_num')::int / 10000, current_setting('synchronous_commit')"
+    version, synchronous_commit = connection.execute(sa.text(show)).one()
+    if version < OLDEST_POSTGRES:
+        raise ConfigError(f"HES_DATABASE_URL: this is Postgres {version}, HES needs {OLDEST_POSTGRES} or newer")
+    if synchronous_commit == "off":
+        raise ConfigError(
+            "HES_DATABASE_URL: synchronous_commit is off there, so that a crash of the server loses accepted emails. "
+            "Turn it on for HES: ALTER ROLE ... SET synchronous_commit = on"
+        )
+
+
+async def run_schema(url: PostgresUrl, work: Callable[[sa.Connection], T]) -> T:
+    """Look at the schema, or change it, without the limits of the storage. Raises ConfigError with what was wrong."""
+    engine = url.engine(connections=1)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(work)
+    except TROUBLE as error:
+        raise ConfigError(f"HES_DATABASE_URL: {_meaning(error) or error}") from error
+    finally:
+        await engine.dispose()
