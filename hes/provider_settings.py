@@ -33,7 +33,7 @@ class Kind(StrEnum):
     OUTBOX = "outbox"
 
 
-BUILT = frozenset({Kind.SENDGRID, Kind.MAILGUN, Kind.OUTBOX})
+BUILT = frozenset({Kind.SENDGRID, Kind.MAILGUN, Kind.RESEND, Kind.OUTBOX})
 """The kinds that can be used now; grows with `hes.providers`."""
 
 

@@ -7,9 +7,12 @@ from msgspec import Struct
 
 from hes.model import Clock
 from hes.provider_settings import Kind, ProviderSettings
+from hes.providers import mailgun_hook, resend_hook, sendgrid_hook
+from hes.providers.hook import ReadEvents
 from hes.providers.mailgun import Mailgun
 from hes.providers.outbox import Keep, Outbox
 from hes.providers.provider import Provider, Support
+from hes.providers.resend import Resend
 from hes.providers.sendgrid import SendGrid
 
 
@@ -33,16 +36,23 @@ def _mailgun(settings: ProviderSettings, around: Surroundings) -> Provider:
     return Mailgun.of(settings, around.clock)
 
 
+def _resend(settings: ProviderSettings, around: Surroundings) -> Provider:
+    return Resend.of(settings, around.clock)
+
+
 class Entry(Struct, frozen=True):
     """One kind of provider."""
 
     make: Callable[[ProviderSettings, Surroundings], Provider]
     support: Support
+    read_events: ReadEvents | None = None
+    """None: it tells nothing afterwards."""
 
 
 REGISTRY: Mapping[str, Entry] = {
-    Kind.SENDGRID: Entry(_sendgrid, SendGrid.support),
-    Kind.MAILGUN: Entry(_mailgun, Mailgun.support),
+    Kind.SENDGRID: Entry(_sendgrid, SendGrid.support, sendgrid_hook.read_events),
+    Kind.MAILGUN: Entry(_mailgun, Mailgun.support, mailgun_hook.read_events),
+    Kind.RESEND: Entry(_resend, Resend.support, resend_hook.read_events),
     Kind.OUTBOX: Entry(_outbox, Outbox.support),
 }
 

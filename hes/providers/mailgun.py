@@ -1,9 +1,9 @@
 """Mailgun, v3: https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages (read 2026-11-24).
 
 There is no idempotency key; the `h:Message-Id` is ours, so its events can be searched by it, and our ids travel as
-variables, which come back with each event. Not settled by the documentation, so `in_doubt`: any 2xx but 200, a 200
-that says neither an id nor "Queued", 3xx, 408, 5xx, and a 400 or 503 that is not in Mailgun's own error shape (see
-`hes.providers.sendgrid`).
+variables, which come back with each event (`hes.providers.mailgun_records`, `mailgun_hook`). Not settled by the
+documentation, so `in_doubt`: any 2xx but 200, a 200 that says neither an id nor "Queued", 3xx, 408, 5xx, and a 400 or
+503 that is not in Mailgun's own error shape (see `hes.providers.sendgrid`).
 
 Known weaknesses: recipients can read the variables, in the header X-Mailgun-Variables. An inline image loses its file
 name, because Mailgun makes the Content-ID from it. Some mail readers show quotes around a name that has both letters
@@ -21,6 +21,8 @@ from msgspec import Struct
 from hes.errors import ConfigError
 from hes.model import Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
+from hes.providers import mailgun_records
+from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.multipart import Part, multipart
 from hes.providers.provider import Support, mailbox
 from hes.providers.rendering import header_text, labels, variables
@@ -46,16 +48,17 @@ class Mailgun:
         max_request_bytes=MAX_REQUEST_BYTES,
         tags=f"variables, and up to {MAX_TAGS} tags `key:value`",
         own_message_id=True,
-        finds_out="not built yet",
+        finds_out="events; its records, by Message-ID and variables",
     )
     render_version = 1
+    look_up_seconds = mailgun_records.KEPT_SECONDS
 
     def __init__(
         self, *, name: str, api_key: Callable[[], str], domain: str, transport: Transport, clock: Clock
     ) -> None:
         self.name = name
         self._api_key = api_key
-        self._path = f"/v3/{domain}/messages"
+        self._path = f"/v3/{domain}"
         self._transport = transport
         self._clock = clock
 
@@ -81,13 +84,26 @@ class Mailgun:
         body = build_body(email, attempt_id)
         if isinstance(body, Answer):
             return body
-        key = self._api_key()  # for each call: it may stand in a file that changes
-        basic = b64encode(f"api:{key}".encode()).decode()
-        headers = {"Authorization": f"Basic {basic}", "Content-Type": body[0]}
-        reply = await self._transport.post(self._path, body[1], headers, timeout_seconds)
+        authorization, secrets = self._credentials()
+        headers = {"Authorization": authorization, "Content-Type": body[0]}
+        reply = await self._transport.post(f"{self._path}/messages", body[1], headers, timeout_seconds)
         if isinstance(reply, NoReply):
             return Answer(outcome=reply.outcome, detail=reply.detail)
-        return read_answer(reply, self._clock(), secrets=(key, basic))
+        return read_answer(reply, self._clock(), secrets)
+
+    async def look_up(self, doubt: Doubt, timeout_seconds: float) -> Finding:
+        authorization, secrets = self._credentials()
+        path = f"{self._path}/events?{mailgun_records.query_for(doubt)}"
+        reply = await self._transport.get(path, {"Authorization": authorization}, timeout_seconds)
+        if isinstance(reply, NoReply):
+            return Finding(found=Found.UNAVAILABLE, detail=reply.detail)
+        return mailgun_records.read_finding(reply, doubt, self._clock(), secrets)
+
+    def _credentials(self) -> tuple[str, tuple[str, ...]]:
+        """The header, and what of it must not be quoted. For each call: the key may stand in a file that changes."""
+        key = self._api_key()
+        basic = b64encode(f"api:{key}".encode()).decode()
+        return f"Basic {basic}", (key, basic)
 
     async def aclose(self) -> None:
         await self._transport.aclose()

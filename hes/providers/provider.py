@@ -28,6 +28,9 @@ class Provider(Protocol):
     that a provider normally does, down to a connection lost at the worst moment; it raises only when cancelled.
     What can't be expressed at this provider is `declined` with the reason, never dropped silently. What its own
     documentation does not settle is `in_doubt`.
+
+    Where it has a way to find out about that, it is also one of `Replays` and `LooksUp` (`hes.providers.finding`); what
+    it tells afterwards is read by a function beside it in the registry (`hes.providers.hook`).
     """
 
     name: str

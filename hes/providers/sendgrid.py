@@ -1,9 +1,10 @@
 """SendGrid, Web API v3: https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send (read 2026-11-24).
 
 One personalization per email. There is no idempotency key; our ids travel as custom args, which come back flattened
-into the fields of each event. Not settled by the documentation, so `in_doubt`: any 2xx but 202 (200 is the sandbox's
-answer, and we never ask for the sandbox), 3xx, 408, 5xx, and a 400 or 503 that is not in SendGrid's own error shape
-(somebody in between may have made it, and then it says nothing about the email, or nothing at all).
+into the fields of each event, and in the logs (`hes.providers.sendgrid_hook`, `sendgrid_records`). Not settled by the
+documentation, so `in_doubt`: any 2xx but 202 (200 is the sandbox's answer, and we never ask for the sandbox), 3xx, 408,
+5xx, and a 400 or 503 that is not in SendGrid's own error shape (somebody in between may have made it, and then it says
+nothing about the email, or nothing at all).
 """
 
 import re
@@ -16,6 +17,8 @@ from msgspec import Struct
 from hes.errors import ConfigError
 from hes.model import Address, Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
+from hes.providers import sendgrid_records
+from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.provider import Support
 from hes.providers.rendering import header_text, labels, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, seconds_until, shorten
@@ -55,9 +58,10 @@ class SendGrid:
         max_request_bytes=MAX_REQUEST_BYTES,
         tags=f"custom args, and up to {MAX_CATEGORIES} categories `key:value`",
         own_message_id=True,
-        finds_out="not built yet",
+        finds_out="events; its logs, by recipient and time, then custom args",
     )
     render_version = 1
+    look_up_seconds = sendgrid_records.KEPT_SECONDS
 
     def __init__(
         self,
@@ -94,7 +98,7 @@ class SendGrid:
         if isinstance(body, Answer):
             return body
         key = self._api_key()  # for each call: it may stand in a file that changes
-        if not key.isascii() or not key.isprintable():
+        if not _can_stand_in_a_header(key):
             return Answer(outcome=Outcome.REFUSED, detail="the API key can't stand in a header")
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         reply = await self._transport.post(_PATH, body, headers, timeout_seconds)
@@ -102,8 +106,18 @@ class SendGrid:
             return Answer(outcome=reply.outcome, detail=reply.detail)
         return read_answer(reply, self._clock(), secrets=(key,))
 
+    async def look_up(self, doubt: Doubt, timeout_seconds: float) -> Finding:
+        key = self._api_key()
+        if not _can_stand_in_a_header(key):
+            return Finding(found=Found.UNAVAILABLE, detail="the API key can't stand in a header")
+        return await sendgrid_records.look_up(self._transport, key, doubt, self._clock(), timeout_seconds)
+
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+def _can_stand_in_a_header(key: str) -> bool:
+    return key.isascii() and key.isprintable()
 
 
 def build_body(email: Email, attempt_id: AttemptId) -> bytes | Answer:

@@ -75,12 +75,17 @@ class Transport:
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float) -> Reply | NoReply:
         """Send once. The time-out is over all of it, from connecting to the last byte. Raises only when cancelled."""
-        sent: list[bool] = []
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._exchange(path, body, headers, sent)
-        except Exception as error:  # noqa: BLE001 - what is not in the table of `why` is in doubt, whatever it is
-            return NoReply(*why(error, sent=bool(sent)))
+        # A large body in pieces: as bytes it would be copied whole into the socket's buffer (and aiohttp warns).
+        data = body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body)
+        url = self._urls.get(path) or self._urls.setdefault(path, URL(self._base_url + path))
+        return await self._call("POST", url, data, headers, timeout_seconds)
+
+    async def get(self, path: str, headers: Mapping[str, str], timeout_seconds: float) -> Reply | NoReply:
+        """Read something; as `post`. `path` holds its query too, and both are percent-encoded already.
+
+        On a kept connection that just ended, aiohttp makes a GET once more: it changes nothing over there.
+        """
+        return await self._call("GET", URL(self._base_url + path, encoded=True), None, headers, timeout_seconds)
 
     async def aclose(self) -> None:
         """Close the connections. A later call opens new ones."""
@@ -88,25 +93,19 @@ class Transport:
         if session is not None:
             await session.close()
 
-    async def _exchange(self, path: str, body: bytes, headers: Mapping[str, str], sent: list[bool]) -> Reply | NoReply:
-        session = self._session or self._open()
-        url = self._urls.get(path) or self._urls.setdefault(path, URL(self._base_url + path))
-        # A large body in pieces: as bytes it would be copied whole into the socket's buffer (and aiohttp warns).
-        data = body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body)
-        response = await session.post(url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=sent)
+    async def _call(
+        self, method: str, url: URL, data: bytes | io.BytesIO | None, headers: Mapping[str, str], timeout_seconds: float
+    ) -> Reply | NoReply:
+        sent: list[bool] = []
         try:
-            if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-                return NoReply(Outcome.IN_DOUBT, f"{response.status}: the answer is compressed though not asked for")
-            answer = bytearray()
-            async for chunk in response.content.iter_any():
-                answer += chunk
-                if len(answer) > MAX_ANSWER_BYTES:
-                    return NoReply(Outcome.IN_DOUBT, f"{response.status}: the answer is longer than 1 MB")
-            return Reply(response.status, response.headers, bytes(answer))
-        finally:
-            # Not `async with`: that waits for the upload to end, though the whole answer is here. A connection with
-            # anything left to write or to read is closed, not kept.
-            response.release()
+            async with asyncio.timeout(timeout_seconds):
+                session = self._session or self._open()
+                response = await session.request(
+                    method, url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=sent
+                )
+                return await _read(response)
+        except Exception as error:  # noqa: BLE001 - what is not in the table of `why` is in doubt, whatever it is
+            return NoReply(*why(error, sent=bool(sent)))
 
     def _open(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
@@ -125,6 +124,22 @@ class Transport:
             trace_configs=[trace],
         )
         return self._session
+
+
+async def _read(response: aiohttp.ClientResponse) -> Reply | NoReply:
+    try:
+        if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+            return NoReply(Outcome.IN_DOUBT, f"{response.status}: the answer is compressed though not asked for")
+        answer = bytearray()
+        async for chunk in response.content.iter_any():
+            answer += chunk
+            if len(answer) > MAX_ANSWER_BYTES:
+                return NoReply(Outcome.IN_DOUBT, f"{response.status}: the answer is longer than 1 MB")
+        return Reply(response.status, response.headers, bytes(answer))
+    finally:
+        # Not `async with`: that waits for the upload to end, though the whole answer is here. A connection with
+        # anything left to write or to read is closed, not kept.
+        response.release()
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -78,6 +78,7 @@ class Seen(Struct, frozen=True):
     path: str
     headers: Mapping[str, str]
     body: bytes
+    query: Mapping[str, str] = {}
 
 
 class Said(Struct, frozen=True):
@@ -218,7 +219,7 @@ class FakeServer:
         fault = self._draw()
         if (done := await self._strike(request, fault, Point.BEFORE_READING)) is not None:
             return done
-        seen = Seen(request.method, request.path, request.headers, await request.content.read())
+        seen = Seen(request.method, request.path, request.headers, await request.content.read(), request.query)
         self.requests.append(seen)
         if (done := await self._strike(request, fault, Point.BEFORE_STORING)) is not None:
             return done

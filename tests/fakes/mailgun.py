@@ -1,5 +1,7 @@
 """A fake Mailgun: POST /v3/{domain}/messages with the vendor's own rules and words. `python -m tests.fakes.mailgun`.
 
+GET /v3/{domain}/events finds what was taken, `search_lag_seconds` later.
+
 What Mailgun does silently is done silently here too: duplicates and files without a name are dropped, a Message-Id
 that is none is replaced, letters beyond ASCII vanish from tags. Where its documentation gives no words, they are made
 up, and where it settles nothing (an eleventh tag, an unknown `o:` value), the fake refuses.
@@ -10,9 +12,11 @@ Stricter than the vendor: a urlencoded form, which Mailgun takes as long as ther
 import itertools
 import random
 import re
+import time
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import getaddresses
+from typing import Any
 
 import msgspec
 import multipart  # type: ignore[import-untyped]  # comes with Litestar; framing by somebody else's reading of the RFC
@@ -80,13 +84,21 @@ class MailgunRules:
         *,
         domains: Iterable[str] = (DOMAIN,),
         gives_message_id: bool = True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.keys = set(keys)
+        self.sending_keys: set[str] = set()
+        """Those of `keys` that can do nothing but send."""
         self.domains = set(domains)
         self.gives_message_id = gives_message_id
         self.not_allowed = ""
         self.limit_exceeded = False
         self.sandbox_status: int | None = None
+        self.search_lag_seconds = 0.0
+        self.searches_left: int | None = None
+        """How many searches are answered until there are too many."""
+        self.events: list[dict[str, Any]] = []
+        self._clock = clock
         self._numbers = itertools.count(1)
 
     def error(self, status: int, message: str | None = None) -> Said:
@@ -96,6 +108,8 @@ class MailgunRules:
         return Said(status, body, {"Content-Type": "application/json"})
 
     def judge(self, seen: Seen) -> tuple[Said, Copy | None]:
+        if re.fullmatch(r"/v3/[^/]+/events", seen.path):
+            return self._search(seen), None
         refusal = self._refusal(seen)
         if refusal is not None:
             return refusal, None
@@ -111,12 +125,58 @@ class MailgunRules:
         if not self.gives_message_id:
             del body["id"]
         said = Said(200, msgspec.json.encode(body), {"Content-Type": "application/json"})
+        self.events += (self._accepted(mail, recipient) for recipient in _copy(mail).envelope)
         return said, None if form.first("o:testmode") == "yes" else _copy(mail)
+
+    def _accepted(self, mail: Mail, recipient: str) -> dict[str, Any]:
+        return {
+            "event": "accepted",
+            "id": f"event-{len(self.events)}",
+            "timestamp": self._clock(),
+            "recipient": recipient,
+            "message": {"headers": {"message-id": mail.id.strip("<>"), "to": recipient, "subject": mail.subject}},
+            "user-variables": mail.variables,
+            "tags": list(mail.tags),
+        }
+
+    def _search(self, seen: Seen) -> Said:
+        """Only the filters that HES uses; a range without an end must say which way it is sorted."""
+        if not self._knows(seen, self.keys - self.sending_keys):
+            return self.error(401)
+        if seen.path.split("/")[2] not in self.domains:
+            return self.error(404, "Domain not found")
+        if self.searches_left == 0:
+            return self.error(429, "Too many requests")
+        if self.searches_left is not None:
+            self.searches_left -= 1
+        limit = int(seen.query.get("limit", "100"))
+        if seen.query.get("ascending") != "yes" or not seen.query.keys() <= {
+            "message-id",
+            "begin",
+            "ascending",
+            "limit",
+        }:
+            return self.error(400, "the fake knows no such search")
+        if limit > 300:
+            return self.error(400, "limit must not be greater than 300")
+        found = [
+            event
+            for event in sorted(self.events, key=lambda event: float(event["timestamp"]))
+            if event["message"]["headers"]["message-id"] == seen.query.get("message-id")
+            and event["timestamp"] >= float(seen.query.get("begin", "0"))
+            and event["timestamp"] + self.search_lag_seconds <= self._clock()
+        ]
+        body = {"items": found[:limit], "paging": {"next": "https://api.mailgun.net/next"}}
+        return Said(200, msgspec.json.encode(body), {"Content-Type": "application/json"})
+
+    @staticmethod
+    def _knows(seen: Seen, keys: Iterable[str]) -> bool:
+        given = seen.headers.get("Authorization", "")
+        return given in {"Basic " + b64encode(f"api:{key}".encode()).decode() for key in keys}
 
     def _refusal(self, seen: Seen) -> Said | None:
         """What is decided before the form is looked at."""
-        given = seen.headers.get("Authorization", "")
-        if given not in {"Basic " + b64encode(f"api:{key}".encode()).decode() for key in self.keys}:
+        if not self._knows(seen, self.keys):
             return self.error(401)
         match = re.fullmatch(r"/v3/([^/]+)/messages", seen.path)
         if match is None:

@@ -1,20 +1,23 @@
 """A fake SendGrid: POST /v3/mail/send with the vendor's own rules and words. `python -m tests.fakes.sendgrid --help`.
 
 The words of errors are SendGrid's where its error page gives them, shortened. Its order is kept: credentials, then
-the sender's identity last, after the content was found valid.
+the sender's identity last, after the content was found valid. What was taken is found in its logs
+(`tests.fakes.sendgrid_logs`).
 """
 
 import base64
 import binascii
 import itertools
 import random
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from tests.fakes.faults import Copy, FakeServer, Said, Seen, arguments, now, serve
+from tests.fakes.sendgrid_logs import SendGridLogs
 
 KEY = "SG.test-key"
 PATH = "/v3/mail/send"
@@ -37,8 +40,10 @@ class SendGridRules:
         keys_without_scope: Iterable[str] = (),
         verified_domains: Iterable[str] | None = None,
         gives_message_id: bool = True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.keys = set(keys)
+        self.logs = SendGridLogs(clock)
         self.keys_without_scope = set(keys_without_scope)
         self.verified_domains = None if verified_domains is None else set(verified_domains)
         self.gives_message_id = gives_message_id
@@ -52,11 +57,16 @@ class SendGridRules:
         refusal = self._refusal(seen)
         if refusal is not None:
             return refusal, None
+        if seen.path.startswith("/v3/logs"):
+            return self.logs.answer(seen), None
         mail: dict[str, Any] = msgspec.json.decode(seen.body)
-        headers = {"X-Message-Id": f"fake-{next(self._numbers)}"} if self.gives_message_id else {}
+        message_id = f"fake-{next(self._numbers)}"
+        headers = {"X-Message-Id": message_id} if self.gives_message_id else {}
         if mail.get("mail_settings", {}).get("sandbox_mode", {}).get("enable") is True:
             return Said(200, headers=headers), None
-        return Said(202, headers=headers), _copy(mail)
+        copy = _copy(mail)
+        self.logs.add(message_id, copy)
+        return Said(202, headers=headers), copy
 
     def _refusal(self, seen: Seen) -> Said | None:
         key = seen.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -64,6 +74,8 @@ class SendGridRules:
             return self.error(403, "access forbidden")
         if key not in self.keys:
             return self.error(401, "The provided authorization grant is invalid, expired, or revoked")
+        if seen.path.startswith("/v3/logs"):
+            return None
         if self.out_of_credits:
             return self.error(401, "Maximum credits exceeded")
         if seen.path != PATH:

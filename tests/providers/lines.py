@@ -16,6 +16,8 @@ from tests.fakes import an_email
 from tests.fakes.faults import FakeServer, Vendor
 from tests.fakes.mailgun import DOMAIN, MailgunRules
 from tests.fakes.mailgun import KEY as MAILGUN_KEY
+from tests.fakes.resend import KEY as RESEND_KEY
+from tests.fakes.resend import ResendRules
 from tests.fakes.sendgrid import KEY as SENDGRID_KEY
 from tests.fakes.sendgrid import SendGridRules
 
@@ -76,6 +78,20 @@ LINES = [
         message_id=EMAIL.message_id,
         errors=COMMON | {402: (Outcome.REFUSED, Outcome.REFUSED)},
         needs={"domain": DOMAIN},
+    ),
+    Line(
+        kind=Kind.RESEND,
+        rules=ResendRules,
+        key=RESEND_KEY,
+        accepted_status=200,
+        message_id="fake-1",
+        errors=COMMON
+        | {
+            405: (Outcome.REFUSED, Outcome.REFUSED),
+            409: (Outcome.IN_DOUBT, Outcome.IN_DOUBT),
+            422: (Outcome.REJECTED, Outcome.IN_DOUBT),
+            451: (Outcome.DECLINED, Outcome.IN_DOUBT),
+        },
     ),
 ]
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from hes.errors import ConfigError
-from hes.model import Answer, Outcome
+from hes.model import Answer, AttemptId, Outcome
 from hes.provider_settings import BUILT
 from hes.provider_settings import Kind as Kinds
 from hes.providers import REGISTRY
@@ -93,7 +93,7 @@ async def test_a_refused_connection_is_unavailable_and_heals(line: Line) -> None
         await fake.refuse()
         assert (await provider.send(EMAIL, ATTEMPT, 2.0)).outcome is Outcome.UNAVAILABLE
         await fake.refuse(refuse=False)
-        assert (await provider.send(EMAIL, ATTEMPT, 2.0)).outcome is Outcome.ACCEPTED
+        assert (await provider.send(EMAIL, AttemptId("0190-next"), 2.0)).outcome is Outcome.ACCEPTED
         assert fake.copies(EMAIL.id) == 2
 
 
@@ -161,6 +161,6 @@ async def test_the_key_is_nowhere_to_be_read(line: Line, caplog: pytest.LogCaptu
     async with talking(line) as (provider, fake):
         fake.script([Fault(kind=Kind.STATUS, status=401, message=f"bad key {line.key}"), Fault(kind=Kind.GARBAGE)])
         answers = [await provider.send(EMAIL, ATTEMPT, 2.0) for _ in range(2)]
-        assert answers[0].detail == "401: bad key [secret]"
+        assert answers[0].detail.endswith(": bad key [secret]")
         transport = vars(provider)["_transport"]
         assert line.key not in f"{provider!r} {vars(provider)} {vars(transport)} {answers} {caplog.text}"

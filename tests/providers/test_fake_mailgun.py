@@ -232,3 +232,62 @@ async def test_as_a_process() -> None:
     finally:
         process.terminate()
         assert await process.wait() == 0
+
+
+# --- its events -------------------------------------------------------------------------------------------------------
+
+BY_ID = f"message-id=fake-1@{DOMAIN}&ascending=yes"
+
+
+async def search(url: str, query: str, key: str = KEY, domain: str = DOMAIN) -> tuple[int, Any]:
+    headers = {"Authorization": aiohttp.encode_basic_auth("api", key)}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/v3/{domain}/events?{query}", headers=headers) as response,
+    ):
+        text = await response.text()
+        return response.status, msgspec.json.decode(text) if text.startswith("{") else text
+
+
+async def test_what_was_taken_is_found_by_its_message_id_without_brackets() -> None:
+    async with fake_mailgun(MailgunRules(clock=lambda: 1000.0)) as fake:
+        await post(fake.url + PATH, [*a_form(), ("bcc", "b@x.org")])
+        status, body = await search(fake.url, BY_ID)
+        assert status == 200
+        assert [(item["event"], item["recipient"]) for item in body["items"]] == [
+            ("accepted", "ann@example.org"),
+            ("accepted", "b@x.org"),
+        ]
+        assert body["items"][0]["user-variables"] == {"hes_id": "e1", "hes_attempt": "a1"}
+        assert len((await search(fake.url, BY_ID + "&limit=1"))[1]["items"]) == 1
+        assert (await search(fake.url, BY_ID + "&begin=1001"))[1]["items"] == []
+        assert (await search(fake.url, "message-id=other&ascending=yes"))[1]["items"] == []
+
+
+async def test_an_event_shows_up_late() -> None:
+    now = 1000.0
+    rules = MailgunRules(clock=lambda: now)
+    rules.search_lag_seconds = 30
+    async with fake_mailgun(rules) as fake:
+        await post(fake.url + PATH, a_form())
+        assert (await search(fake.url, BY_ID))[1]["items"] == []
+        now = 1030.0
+        assert len((await search(fake.url, BY_ID))[1]["items"]) == 1
+
+
+async def test_who_may_not_search() -> None:
+    rules = MailgunRules()
+    rules.searches_left = 1
+    async with fake_mailgun(rules) as fake:
+        assert await search(fake.url, BY_ID, key="x") == (401, "Forbidden")
+        assert (await search(fake.url, BY_ID, domain="other.example"))[0] == 404
+        assert [(await search(fake.url, BY_ID))[0] for _ in range(2)] == [200, 429]
+        rules.sending_keys = {KEY}
+        assert await search(fake.url, BY_ID) == (401, "Forbidden")
+        assert (await post(fake.url + PATH, a_form()))[0] == 200
+
+
+@pytest.mark.parametrize("query", ["message-id=x", "message-id=x&ascending=yes&hes_id=e1", BY_ID + "&limit=301"])
+async def test_a_search_that_it_does_not_know_is_a_400(query: str) -> None:
+    async with fake_mailgun() as fake:
+        assert (await search(fake.url, query))[0] == 400

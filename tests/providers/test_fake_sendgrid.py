@@ -240,3 +240,73 @@ async def test_the_control_port_answers_while_the_provider_refuses() -> None:
                     await post(fake.url + PATH, a_mail())
     assert (await post(fake.url + PATH, a_mail()))[0] == 202
     await fake.stop()
+
+
+# --- its logs ---------------------------------------------------------------------------------------------------------
+
+
+async def logs(url: str, query: str, limit: int = 50, key: str = KEY) -> tuple[int, Any]:
+    status, body, _ = await post(url + "/v3/logs", {"query": query, "limit": limit}, key)
+    return status, body
+
+
+def ids(answer: tuple[int, Any]) -> list[str]:
+    assert answer[0] == 200
+    return [message["sg_message_id"].partition(".")[0] for message in answer[1]["messages"]]
+
+
+async def test_the_logs_are_searched_by_recipient_and_time_newest_first() -> None:
+    now = 1_700_000_000.0
+    async with fake_sendgrid(SendGridRules(clock=lambda: now)) as fake:
+        await post(fake.url + PATH, a_mail())
+        now += 60
+        await post(fake.url + PATH, a_mail())
+        to_ann = "to_email = 'ann@example.org'"
+        assert ids(await logs(fake.url, to_ann)) == ["fake-2", "fake-1"]
+        assert ids(await logs(fake.url, to_ann, limit=1)) == ["fake-2"]
+        assert ids(await logs(fake.url, "to_email = 'Ann@example.org'")) == []
+        later = 'sg_message_id_created_at > TIMESTAMP "2023-11-14T22:13:20Z"'
+        assert ids(await logs(fake.url, f"{to_ann} AND {later}")) == ["fake-2"]
+        assert ids(await logs(fake.url, f"{to_ann} AND {later.replace('>', '<=')}")) == ["fake-1"]
+
+
+async def test_a_message_is_shown_with_its_custom_args_and_a_hit_without() -> None:
+    async with fake_sendgrid() as fake, aiohttp.ClientSession() as session:
+        await post(fake.url + PATH, a_mail())
+        _, body = await logs(fake.url, "to_email = 'ann@example.org'")
+        (hit,) = body["messages"]
+        assert "custom_args" not in hit
+        url, headers = f"{fake.url}/v3/logs/{hit['sg_message_id']}", {"Authorization": f"Bearer {KEY}"}
+        async with session.get(url, headers=headers) as response:
+            assert (await response.json())["custom_args"] == {"hes_id": "e1", "hes_attempt": "a1"}
+        async with session.get(url + "x", headers=headers) as response:
+            assert response.status == 404
+
+
+async def test_a_message_shows_up_late() -> None:
+    now = 1_700_000_000.0
+    rules = SendGridRules(clock=lambda: now)
+    rules.logs.lag_seconds = 30
+    async with fake_sendgrid(rules) as fake:
+        await post(fake.url + PATH, a_mail())
+        assert ids(await logs(fake.url, "to_email = 'ann@example.org'")) == []
+        now += 30
+        assert ids(await logs(fake.url, "to_email = 'ann@example.org'")) == ["fake-1"]
+
+
+@pytest.mark.parametrize(
+    "query", ["", "to_email = ann", "hes_id = 'e1'", "custom_args = 'a1'", "to_email = 'a' OR to_email = 'b'"]
+)
+async def test_what_can_not_be_searched_is_a_400(query: str) -> None:
+    async with fake_sendgrid() as fake:
+        assert (await logs(fake.url, query))[0] == 400
+
+
+async def test_who_may_not_read_the_logs() -> None:
+    rules = SendGridRules()
+    async with fake_sendgrid(rules) as fake:
+        assert (await logs(fake.url, "to_email = 'a'", key="SG.x"))[0] == 401
+        rules.logs.requests_left = 1
+        assert [(await logs(fake.url, "to_email = 'a'"))[0] for _ in range(2)] == [200, 429]
+        rules.logs.is_forbidden = True
+        assert (await logs(fake.url, "to_email = 'a'"))[0] == 403

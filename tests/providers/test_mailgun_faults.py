@@ -94,7 +94,7 @@ async def test_a_large_email_arrives_byte_for_byte() -> None:
 )
 async def test_the_region_chooses_the_address(changes: dict[str, Any], url: str) -> None:
     provider = Mailgun.of(replace(LINE.settings(fake_mailgun(), Secret(KEY)), **changes), lambda: NOW)
-    assert (provider._transport._base_url, provider._path) == (url, f"/v3/{DOMAIN}/messages")
+    assert (provider._transport._base_url, provider._path) == (url, f"/v3/{DOMAIN}")
     await provider.aclose()
 
 

@@ -97,6 +97,21 @@ async def test_it_asks_for_plain_answers_and_sends_no_cookie_back() -> None:
     assert b"cookie" not in heads[1].lower()
 
 
+async def test_a_get_asks_for_exactly_the_path_it_was_given() -> None:
+    async with speaking(OK, OK) as (url, heads), transport_to(url) as transport:
+        reply = await transport.get("/v3/events?message-id=a%40b%2Bc&x=1%2F2", {"Authorization": "Basic k"}, 1.0)
+        assert isinstance(reply, Reply)
+        assert (reply.status, reply.body) == (202, b"{}")
+        assert isinstance(await transport.get("/v3/logs/a%2Fb", {}, 1.0), Reply)
+        assert transport._urls == {}  # each is another one: kept, they would pile up
+    assert [head.split(b" HTTP")[0] for head in heads] == [
+        b"GET /v3/events?message-id=a%40b%2Bc&x=1%2F2",
+        b"GET /v3/logs/a%2Fb",
+    ]
+    assert b"Content-Length" not in heads[0]
+    assert b"Authorization: Basic k" in heads[0]
+
+
 async def test_connections_are_reused() -> None:
     async with speaking(OK, OK, OK) as (url, heads), transport_to(url) as transport:
         for _ in range(3):
