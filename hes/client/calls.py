@@ -22,6 +22,8 @@ class Call(Struct, Generic[T], frozen=True, kw_only=True):
     """With its query."""
     body: bytes | None = None
     idempotency_key: str | None = None
+    version: int | None = None
+    """Only if the email still has it."""
     is_repeatable: bool = False
     """Making it twice does no more than making it once."""
     unwrap: bool = False
@@ -60,8 +62,12 @@ def send_again(email_id: str, send_at: Time | None) -> Call[Email]:
     return Call(method="POST", path=f"{_email(email_id)}/send", body=body)
 
 
-def reschedule(email_id: str, send_at: Time) -> Call[Email]:
-    return Call(method="PATCH", path=_email(email_id), body=_json({"send_at": send_at}))
+def edit(
+    email_id: str, changes: Mapping[str, Any] | None, fields: Mapping[str, Any], version: int | None
+) -> Call[Email]:
+    """`fields` go before what `changes` says."""
+    body = _json({**_named(changes or {}), **_named(fields)})
+    return Call(method="PATCH", path=_email(email_id), body=body, version=version)
 
 
 def erase(email_id: str) -> Call[None]:

@@ -125,7 +125,23 @@ class Client:
 
     def reschedule(self, email_id: str, send_at: Time) -> Email:
         """Move a scheduled one to another time."""
-        return self._do(calls.reschedule(email_id, send_at))
+        return self.edit(email_id, send_at=send_at)
+
+    def edit(
+        self,
+        email_id: str,
+        changes: Mapping[str, Any] | None = None,
+        /,
+        *,
+        version: int | None = None,
+        **fields: Unpack[EmailFields],
+    ) -> Email:
+        """Change fields of a draft, as a dictionary as in the API, or by fields; the others stay.
+
+        None in the dictionary takes a field away. `version`: only if the draft still has that one, or HesApiError
+        412.
+        """
+        return self._do(calls.edit(email_id, changes, fields, version))
 
     def erase(self, email_id: str) -> None:
         """Delete its content and its addresses; the trace stays."""

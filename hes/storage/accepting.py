@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from hes.errors import KeyReused
 from hes.ids import NewId
@@ -199,6 +201,24 @@ def new_delivery(new: NewEmail, size_bytes: int, now: Millis) -> Delivery:
         own_providers=new.own_providers,
         size_bytes=size_bytes,
     )
+
+
+def rewrite(connection: sa.Connection, now: Millis, draft: Delivery, new: NewEmail) -> None:
+    """Put `new` in the place of a draft that is locked in this transaction. Its timeline stays as it is."""
+    content = _encode(new.email)
+    delivery = replace(new_delivery(new, len(content), now), is_test=draft.is_test, version=draft.version + 1)
+    emails, recipients = tables.emails, tables.recipients
+    row = _named(emails, _email_row(new, content, now))
+    del row["created_at"]
+    connection.execute(sa.update(emails).where(emails.c.id == new.email.id).values(row))
+    row = _named(tables.deliveries, delivery_row(delivery))
+    connection.execute(sa.update(tables.deliveries).where(tables.deliveries.c.email_id == new.email.id).values(row))
+    connection.execute(sa.delete(recipients).where(recipients.c.email_id == new.email.id))
+    _insert_recipients.run(connection, _recipient_rows(new.email))
+
+
+def _named(table: sa.Table, row: Row) -> dict[str, Any]:
+    return dict(zip(table.columns.keys(), row, strict=True))
 
 
 def _recipient_rows(email: Email) -> list[Row]:

@@ -31,6 +31,14 @@ class EmailBook(Protocol):
         """
         ...
 
+    async def edit(self, new: NewEmail, version: int) -> None:
+        """Put this in the place of a draft with the same id, in one transaction, if it still has that version.
+
+        It stays a draft, and as it was: when it was created, and whether it is a test.
+        Raises: NotFound, WrongState, WrongVersion.
+        """
+        ...
+
     async def erase(self, project: str, email_id: EmailId) -> None:
         """Forget content and addresses; that there was an email, and what became of it, stays. A draft is cancelled.
 

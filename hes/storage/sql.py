@@ -265,6 +265,15 @@ class SqlStorage:
 
         await self._decide(project, email_id, decide)
 
+    async def edit(self, new: NewEmail, version: int) -> None:
+        def work(connection: sa.Connection, now: Millis) -> None:
+            draft = book.owned(load(connection, [new.email.id]), new.email.project, new.email.id)
+            book.check_version(draft, version)
+            interventions.check_edit(draft)
+            accepting.rewrite(connection, now, draft, new)
+
+        await self._database.write(work)
+
     async def erase(self, project: str, email_id: EmailId) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
             ledger = load(connection, [email_id])

@@ -97,7 +97,13 @@ _BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "sendEmail": ("EmailRequest", {"least": _LEAST, "full": _FULL}),
     "sendBatch": ("BatchRequest", {"two": {"emails": [_LEAST, _FULL]}}),
     "sendEmailAgain": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
-    "rescheduleEmail": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
+    "editEmail": (
+        "EmailChanges",
+        {
+            "a draft": {"subject": "Your receipt, at last", "reference": None},
+            "scheduled": {"send_at": "2026-12-24T18:00:00Z"},
+        },
+    ),
     "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
     "createKey": ("KeyRequest", {"full": _KEY, "test": {"name": "try it", "test": True}}),
 }
@@ -138,7 +144,7 @@ _PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"name": name, "in": "query", "description": description, "schema": schema}
         for name, (description, schema) in _FILTERS.items()
     ],
-    "rescheduleEmail": [
+    "editEmail": [
         {
             "name": "If-Match",
             "in": "header",
@@ -209,6 +215,13 @@ def _schemas() -> dict[str, Any]:
             schema["type"] = "string"
         if "description" in schema:
             schema["description"] = cleandoc(schema["description"])
+    draft = {"const": True, "description": "Stays true: POST /v1/emails/{id}/send sends a draft."}
+    schemas["EmailChanges"] = email | {
+        "title": "EmailChanges",
+        "description": "The fields of an email that are to change.",
+        "properties": email["properties"] | {"draft": draft},
+        "minProperties": 1,
+    }
     email["required"] = ["from", "subject"]  # optional in the struct, so that all that are missing are named at once
     return schemas
 

@@ -16,10 +16,10 @@ from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail
 from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
-from hes.web.emails import new_email, read_submission
+from hes.web.emails import check_submission, new_email
 from hes.web.problems import Problem, problem_of
 from hes.web.requests import body_bytes, is_email_id, read_idempotency_key, read_query, require_json
-from hes.web.shape import unreadable
+from hes.web.shape import decode, unreadable
 from hes.web.times import read_time
 from hes.web.views import EmailSummary, Time, accepted_view, email_summary
 
@@ -182,10 +182,10 @@ def _read_batch(raw: bytes) -> list[msgspec.Raw]:
 
 def _item(desk: Desk, principal: Principal, raw: msgspec.Raw) -> NewEmail | BatchItem:
     try:
-        submission = read_submission(desk, principal, bytes(raw))
+        submission = check_submission(desk, principal, decode(bytes(raw)))
     except (Invalid, Forbidden) as error:
         return BatchItem(problem=msgspec.to_builtins(problem_of(error)))
-    return new_email(desk, principal, submission, None)
+    return new_email(desk, principal, submission, EmailId(desk.new_id()))
 
 
 def _all_errors(items: list[NewEmail | BatchItem]) -> list[FieldError]:

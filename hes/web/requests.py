@@ -74,19 +74,11 @@ def read_send_request(headers: Headers, raw: bytes, now: Millis) -> Millis | Non
         return None
     require_json(headers)
     text = read_object(raw, "send_at").get("send_at")
-    return None if text is None else _send_at(text, now)
+    return None if text is None else check_send_at(text, now)
 
 
-def read_reschedule(headers: Headers, raw: bytes, now: Millis) -> Millis:
-    """The one field that can be changed while scheduled. Raises: UnsupportedType, Unreadable, Invalid."""
-    require_json(headers)
-    text = read_object(raw, "send_at").get("send_at")
-    if text is None:
-        raise Invalid("`send_at` is required.", [FieldError("send_at", "is required")])
-    return _send_at(text, now)
-
-
-def _send_at(text: object, now: Millis) -> Millis:
+def check_send_at(text: object, now: Millis) -> Millis:
+    """When it is to be sent. Raises: Invalid."""
     try:
         return read_send_at(text if isinstance(text, str) else "", now)
     except ValueError as error:
