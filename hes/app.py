@@ -38,10 +38,12 @@ from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
 from hes.settings import MARGIN_SECONDS, Settings
+from hes.storage.records import Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
 from hes.web.api_keys import ApiKeys, StoredKeys
+from hes.web.backlog import Backlog
 from hes.web.desk import Budget, Desk, Readiness
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
@@ -212,6 +214,10 @@ def sqlite_path(settings: Settings) -> Path:
     return Path(sa.make_url(settings.database_url.reveal()).database or "hes.db")
 
 
+def make_backlog(settings: Settings, storage: SqlStorage) -> Backlog:
+    return Backlog(storage, Waiting(settings.queue_limit, settings.queue_limit_bytes), time.monotonic)
+
+
 def create_app(
     settings: Settings,
     storage: SqlStorage,
@@ -220,6 +226,7 @@ def create_app(
     clock: Clock,
     readiness: Readiness,
     stored_keys: StoredKeys,
+    backlog: Backlog,
 ) -> Litestar:
     """The HTTP application over these parts."""
     bootstrap = settings.bootstrap_key.reveal() if settings.bootstrap_key else None
@@ -229,6 +236,7 @@ def create_app(
         authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
         keys=storage.keys,
         rates=Rates(time.monotonic),
+        backlog=backlog,
         readiness=readiness,
         gates=mailer.gatekeeper,
         wake=mailer.intake.wake,

@@ -18,7 +18,7 @@ import uvicorn
 from litestar import Litestar
 
 from hes import __version__
-from hes.app import Mailer, create_app, make_providers, now, open_storage
+from hes.app import Mailer, create_app, make_backlog, make_providers, now, open_storage
 from hes.errors import ConfigError
 from hes.ids import id_maker
 from hes.model import Clock
@@ -74,7 +74,10 @@ async def serve(settings: Settings, *, clock: Clock = now, started: Callable[[st
         mailer = Mailer(settings, storage, make_providers(settings, storage, clock), clock, rng)
         stack.push_async_callback(mailer.aclose)
         readiness = Readiness()
-        web = create_app(settings, storage, mailer, new_id, clock, readiness, stored_keys)
+        backlog = make_backlog(settings, storage)
+        if backlog.is_limited:
+            await backlog.refresh()
+        web = create_app(settings, storage, mailer, new_id, clock, readiness, stored_keys, backlog)
 
         def tell_started() -> None:
             _log.info("HES %s serves %s", __version__, url_of(listener))
@@ -83,6 +86,8 @@ async def serve(settings: Settings, *, clock: Clock = now, started: Callable[[st
         server = Server(_uvicorn_config(web, settings), tell_started)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(stored_keys.run)
+        if backlog.is_limited:
+            tasks.start_soon(backlog.run)
         stopped = anyio.Event()
         tasks.start_soon(_serve_web, server, listener, readiness, stopped)
         mailer_ended = anyio.Event()

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import httpx
 
-from hes.app import Mailer, create_app, make_providers, now, open_storage
+from hes.app import Mailer, create_app, make_backlog, make_providers, now, open_storage
 from hes.ids import id_maker
 from hes.model import EmailId, Ended, Room
 from hes.providers import Surroundings, make_provider
@@ -51,9 +51,9 @@ def make_mailer(settings: Settings, storage: SqlStorage) -> Mailer:
 
 @asynccontextmanager
 async def client(settings: Settings, storage: SqlStorage, mailer: Mailer) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(
-        settings, storage, mailer, id_maker(now, random.Random(2)), now, Readiness(), StoredKeys(storage.keys, now)
-    )
+    stored_keys, backlog = StoredKeys(storage.keys, now), make_backlog(settings, storage)
+    new_id = id_maker(now, random.Random(2))
+    app = create_app(settings, storage, mailer, new_id, now, Readiness(), stored_keys, backlog)
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://hes", headers=headers) as web:

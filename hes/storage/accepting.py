@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -16,11 +16,14 @@ from hes.storage.batches import Insert, Row
 from hes.storage.ledger import delivery_row, event_row
 from hes.storage.records import Accepted, BatchItem, IdempotencyKey, NewEmail
 
+T = TypeVar("T")
+_Known = dict[tuple[str, str], tuple[bytes, bytes]]
+"""(project, key) -> request hash and answer."""
+
 KEY_LIFETIME_MS = 24 * 3600 * 1000
 
 _encode = msgspec.json.Encoder().encode
 _decode_accepted = msgspec.json.Decoder(Accepted).decode
-_decode_batch = msgspec.json.Decoder(list[BatchItem]).decode
 _log = logging.getLogger("hes.storage")
 
 _insert_emails = Insert(tables.emails)
@@ -69,11 +72,10 @@ def write_batch(
     new_id: NewId,
 ) -> list[BatchItem]:
     """Write one request of many emails in the caller's transaction; an answer for each, in order. Raises KeyReused."""
-    if key is not None and (known := _keys_in_use(connection, now, [(project, key.value)])):
-        [(request_hash, answer)] = known.values()
-        if key.request_hash != request_hash:
-            raise _reused()
-        return _decode_batch(answer)
+    if key is not None:
+        known = _keys_in_use(connection, now, [(project, key.value)])
+        if (first := _first_answer_in(known, project, key, list[BatchItem])) is not None:
+            return first
     bad = _insert_what_can_be(connection, now, [item for item in items if isinstance(item, NewEmail)], new_id)
     answers = [_answer_of(item, now, bad) for item in items]
     if key is not None:
@@ -122,33 +124,54 @@ def _repeated(key: IdempotencyKey, request_hash: bytes, answer: bytes) -> Accept
     return _decode_accepted(answer) if key.request_hash == request_hash else _reused()
 
 
+def first_answer(connection: sa.Connection, now: Millis, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+    """What the request under this key was answered; None: there was none. Writes nothing. Raises KeyReused."""
+    known, _ = _look_up(connection, now, [(project, key.value)])
+    return _first_answer_in(known, project, key, kind)
+
+
+def _first_answer_in(known: _Known, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+    if (project, key.value) not in known:
+        return None
+    request_hash, answer = known[project, key.value]
+    if key.request_hash != request_hash:
+        raise _reused()
+    return msgspec.json.decode(answer, type=kind)
+
+
 def _reused() -> KeyReused:
     detail = "this Idempotency-Key was used with another body; take a new key for a new email"
     return KeyReused(detail)
 
 
-def _keys_in_use(
+def _keys_in_use(connection: sa.Connection, now: Millis, names: Collection[tuple[str, str]]) -> _Known:
+    """What these keys were used for. Outlived ones are removed."""
+    known, outlived = _look_up(connection, now, names)
+    if outlived:
+        connection.execute(_forget_key, outlived)
+    return known
+
+
+def _look_up(
     connection: sa.Connection, now: Millis, names: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """What these keys were used for, by (project, key): request hash and answer. Outlived ones are removed."""
+) -> tuple[_Known, list[dict[str, str]]]:
+    """What these keys were used for, and which of them are outlived, as `_forget_key` wants them."""
     if not names:
-        return {}
+        return {}, []
     keys = tables.idempotency.c
     found = connection.execute(
         sa.select(keys.project, keys.key, keys.request_hash, keys.answer, keys.created_at).where(
             sa.tuple_(keys.project, keys.key).in_(sorted(set(names)))
         )
     )
-    known: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+    known: _Known = {}
     outlived = []
     for project, key, request_hash, answer, created_at in found:
         if created_at <= now - KEY_LIFETIME_MS:
             outlived.append({"of_project": project, "of_key": key})
         else:
             known[project, key] = (request_hash, answer.encode())
-    if outlived:
-        connection.execute(_forget_key, outlived)
-    return known
+    return known, outlived
 
 
 def insert(connection: sa.Connection, now: Millis, fresh: Sequence[NewEmail], new_id: NewId) -> None:

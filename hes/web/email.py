@@ -9,6 +9,7 @@ from litestar.params import FromPath
 
 from hes.errors import FieldError, Invalid, TooLarge, WrongState, WrongVersion
 from hes.model import EmailId, Status
+from hes.storage.records import Waiting
 from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
@@ -110,7 +111,10 @@ async def send_again(
     desk.rates.spend(principal)
     send_at = read_send_request(request.headers, await request.body(), desk.clock())
     id_ = read_email_id(email_id)
-    await desk.storage.send(principal.project, id_, send_at)
+    delivery = (await desk.storage.read(principal.project, id_)).delivery
+    is_at_rest = delivery.status in {Status.DRAFT, Status.FAILED, Status.CANCELLED}
+    with desk.backlog.room(Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()):
+        await desk.storage.send(principal.project, id_, send_at)
     desk.wake()
     return _answer(email_view(await desk.storage.read(principal.project, id_)), 202)
 

@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 
 from hes.errors import Forbidden
 from hes.model import Email, EmailId
-from hes.storage.records import IdempotencyKey, NewEmail
+from hes.storage.records import Accepted, IdempotencyKey, NewEmail, Waiting
 from hes.web.auth import Principal, authorize
 from hes.web.body import Submission, check_email
 from hes.web.desk import Desk
@@ -40,9 +40,13 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
     with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
-        submission = check_submission(desk, principal, decode(await request.body()))
+        raw = await request.body()
+        submission = check_submission(desk, principal, decode(raw))
         new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)
-        accepted = await desk.storage.accept(new)
+        load = Waiting() if new.is_draft else Waiting(1, len(raw))
+        accepted = await desk.backlog.take_in(
+            principal.project, new.key, load, lambda: desk.storage.accept(new), Accepted
+        )
     desk.wake()
     return Response(
         accepted_view(accepted),

@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from hes.errors import FieldError, Forbidden, Invalid
 from hes.model import EmailId, Reason, Status
-from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail
+from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail, Waiting
 from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
@@ -160,7 +160,15 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         if not any(isinstance(item, NewEmail) for item in items):
             raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
         of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None
-        results = await desk.emails.accept_batch(principal.project, items, of_key)
+        to_send = sum(isinstance(item, NewEmail) and not item.is_draft for item in items)
+        load = Waiting(to_send, len(raw)) if to_send else Waiting()
+        results = await desk.backlog.take_in(
+            principal.project,
+            of_key,
+            load,
+            lambda: desk.emails.accept_batch(principal.project, items, of_key),
+            list[BatchItem],
+        )
     desk.wake()
     return Response(BatchView([_item_view(result) for result in results]), status_code=202)
 

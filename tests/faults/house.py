@@ -65,7 +65,8 @@ async def house(folder: Path, *fakes: FakeServer | str, **flags: object) -> Asyn
     async with app.open_storage(loaded, app.now, new_id, rng) as storage, anyio.create_task_group() as tasks:
         mailer = app.Mailer(loaded, storage, app.make_providers(loaded, storage, app.now), app.now, rng)
         tasks.start_soon(mailer.run)
-        web = app.create_app(loaded, storage, mailer, new_id, app.now, Readiness(), StoredKeys(storage.keys, app.now))
+        stored_keys, backlog = StoredKeys(storage.keys, app.now), app.make_backlog(loaded, storage)
+        web = app.create_app(loaded, storage, mailer, new_id, app.now, Readiness(), stored_keys, backlog)
         transport = httpx.ASGITransport(app=web)  # type: ignore[arg-type]
         try:
             async with httpx.AsyncClient(transport=transport) as http:

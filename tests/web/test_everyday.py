@@ -1,7 +1,6 @@
 """Drafts, scheduling, lists, batches, erasing."""
 
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -10,11 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from hes.model import EmailId, Leased, Room
-from tests.web.service import LEAST, MAX_BODY_BYTES, NOWHERE, Service, paths_in, problem_in
-
-
-def later(**time: float) -> str:
-    return (datetime.now(UTC) + timedelta(**time)).isoformat()
+from tests.web.service import LEAST, MAX_BODY_BYTES, NOWHERE, Service, later, paths_in, problem_in
 
 
 async def accepted(hes: Service, **fields: Any) -> str:
