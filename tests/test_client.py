@@ -167,10 +167,18 @@ async def test_lists_go_on_page_by_page(call: Caller, stub: Stub) -> None:
     assert [a.path for a in stub.asked] == [f"/v1/emails?{query}", f"/v1/emails?{query}&cursor=a+b"]
 
 
-async def test_providers_and_keys_are_lists(call: Caller, stub: Stub) -> None:
+async def test_keys_go_on_page_by_page_too(call: Caller, stub: Stub) -> None:
+    stub.answers = [
+        Told(200, {"data": [{"id": "2"}], "next_cursor": "a"}),
+        Told(200, {"data": [{"id": "1"}], "next_cursor": None}),
+    ]
+    assert await call("keys") == [{"id": "2"}, {"id": "1"}]
+    assert [a.path for a in stub.asked] == ["/v1/keys?limit=100", "/v1/keys?limit=100&cursor=a"]
+
+
+async def test_providers_are_a_list(call: Caller, stub: Stub) -> None:
     stub.answers = [Told(200, {"data": [{"name": "one"}], "more": "than we know"})]
     assert await call("providers") == [{"name": "one"}]
-    assert await call("keys") == [{"name": "one"}]
 
 
 @pytest.mark.parametrize("words", [("email", ""), ("erase", ""), ("revoke_key", ""), ("pause", "")])

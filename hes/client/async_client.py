@@ -21,6 +21,7 @@ from hes.client.types import (
     Health,
     Key,
     KeyFields,
+    KeyPage,
     Provider,
     Time,
 )
@@ -168,9 +169,19 @@ class AsyncClient:
         """Forget what was learned of this provider: its trouble was mended."""
         return await self._do(calls.turn(name, "reset"))
 
-    async def keys(self) -> list[Key]:
-        """All API keys, without the keys themselves."""
-        return await self._do(calls.keys())
+    async def key_page(self, cursor: str | None = None, *, limit: int | None = None) -> KeyPage:
+        """Some API keys, newest first; `next_cursor` leads on."""
+        return await self._do(calls.keys(limit, cursor))
+
+    async def keys(self) -> AsyncIterator[Key]:
+        """All API keys, without the keys themselves, newest first, asked for page by page."""
+        cursor = None
+        while True:
+            page = await self.key_page(cursor, limit=100)
+            for key in page["data"]:
+                yield key
+            if (cursor := page["next_cursor"]) is None:
+                return
 
     async def create_key(self, **fields: Unpack[KeyFields]) -> Key:
         """A new API key. `key` is told this once."""

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
-from hes.client.types import Accepted, BatchItem, Decision, Email, EmailPage, Health, Key, Provider, Time
+from hes.client.types import Accepted, BatchItem, Decision, Email, EmailPage, Health, Key, KeyPage, Provider, Time
 
 T = TypeVar("T")
 
@@ -45,8 +45,7 @@ def email(email_id: str, *, content: bool = False, is_repeatable: bool = False) 
 
 
 def emails(filters: Mapping[str, Any], cursor: str | None) -> Call[EmailPage]:
-    given = {name: _text(value) for name, value in _named({**filters, "cursor": cursor}).items() if value is not None}
-    return Call(method="GET", path=f"/v1/emails?{urlencode(given)}" if given else "/v1/emails")
+    return Call(method="GET", path=_with_query("/v1/emails", {**filters, "cursor": cursor}))
 
 
 def cancel(email_id: str) -> Call[Email]:
@@ -83,8 +82,8 @@ def turn(name: str, how: str) -> Call[Provider]:
     return Call(method="POST", path=f"/v1/providers/{_segment(name)}/{how}")
 
 
-def keys() -> Call[list[Key]]:
-    return Call(method="GET", path="/v1/keys", unwrap=True)
+def keys(limit: int | None, cursor: str | None) -> Call[KeyPage]:
+    return Call(method="GET", path=_with_query("/v1/keys", {"limit": limit, "cursor": cursor}))
 
 
 def create_key(fields: Mapping[str, Any]) -> Call[Key]:
@@ -107,6 +106,12 @@ def _sending(path: str, body: Mapping[str, Any], key: str | None, *, unwrap: boo
 
 def _email(email_id: str) -> str:
     return f"/v1/emails/{_segment(email_id)}"
+
+
+def _with_query(path: str, parameters: Mapping[str, Any]) -> str:
+    """None: not given."""
+    given = {name: _text(value) for name, value in _named(parameters).items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _segment(name: str) -> str:

@@ -21,6 +21,7 @@ from hes.client.types import (
     Health,
     Key,
     KeyFields,
+    KeyPage,
     Provider,
     Time,
 )
@@ -165,9 +166,18 @@ class Client:
         """Forget what was learned of this provider: its trouble was mended."""
         return self._do(calls.turn(name, "reset"))
 
-    def keys(self) -> list[Key]:
-        """All API keys, without the keys themselves."""
-        return self._do(calls.keys())
+    def key_page(self, cursor: str | None = None, *, limit: int | None = None) -> KeyPage:
+        """Some API keys, newest first; `next_cursor` leads on."""
+        return self._do(calls.keys(limit, cursor))
+
+    def keys(self) -> Iterator[Key]:
+        """All API keys, without the keys themselves, newest first, asked for page by page."""
+        cursor = None
+        while True:
+            page = self.key_page(cursor, limit=100)
+            yield from page["data"]
+            if (cursor := page["next_cursor"]) is None:
+                return
 
     def create_key(self, **fields: Unpack[KeyFields]) -> Key:
         """A new API key. `key` is told this once."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 
 from hes.errors import Forbidden
 from hes.model import Email, EmailId
@@ -30,7 +31,10 @@ from hes.web.views import AcceptedView, accepted_view
     description="Answered once the email is on disk. With an `Idempotency-Key` the same request may be made again.",
     status_code=202,
     response_description="The email is on disk",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses={
+        201: ResponseSpec(AcceptedView, description="The draft is on disk", generate_examples=False),
+        **problems(400, 401, 403, 413, 415, 422, 503),
+    },
 )
 async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[AcceptedView]:
     """Accept one email: on disk first, then answered."""
