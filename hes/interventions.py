@@ -9,7 +9,7 @@ from hes import timeline
 from hes.case import Case, Change
 from hes.errors import WrongState
 from hes.lanes import lane_of
-from hes.model import Decision, EventType, Millis, Outcome, Reason, Resolution, Status
+from hes.model import Decision, Delivery, EventType, Millis, Outcome, Reason, Resolution, Status
 from hes.routing import POISON_LAPSES, Routing
 from hes.transitions import Cause, allows, move
 
@@ -112,6 +112,12 @@ def reschedule(case: Case, send_at: Millis, now: Millis) -> Change:
         expires_at=due_at + delivery.expires_in * 1000,
     )
     return Change(moved, (timeline.scheduled(moved, EventType.RESCHEDULED, now),))
+
+
+def check_edit(delivery: Delivery) -> None:
+    """Its content can still be another one. Raises WrongState."""
+    if delivery.status is not Status.DRAFT:
+        raise WrongState(f"an email that is `{delivery.status}` can't be edited; only a draft can")
 
 
 def expire(case: Case, now: Millis) -> Change | None:

@@ -69,6 +69,7 @@ async def serve(settings: Settings, *, clock: Clock = now, started: Callable[[st
             await _warn_without_admin(settings, storage)
         process = Process(settings, storage, new_id, clock, rng)
         stack.push_async_callback(process.aclose)
+        await process.prepare()
 
         def tell_started() -> None:
             _log.info("HES %s serves %s", __version__, url_of(listener))

@@ -6,7 +6,7 @@ A kind of database adds only how a write transaction begins, what time it is, an
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -55,8 +55,11 @@ from hes.storage.records import (
     StoredEmail,
     Swept,
     Verdict,
+    Waiting,
     leased,
 )
+
+T = TypeVar("T")
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
@@ -123,6 +126,15 @@ class SqlStorage:
             return accepting.write_batch(connection, now, project, items, key, self._new_id)
 
         return await self._database.write(work)
+
+    async def first_answer(self, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+        def work(connection: sa.Connection, now: Millis) -> T | None:
+            return accepting.first_answer(connection, now, project, key, kind)
+
+        return await self._database.read(work)
+
+    async def waiting(self) -> Waiting:
+        return await self._database.read(lambda connection, _: book.waiting(connection))
 
     # --- leasing -------------------------------------------------------------------------------------------------
 
@@ -305,6 +317,15 @@ class SqlStorage:
             return interventions.reschedule(case, send_at, now)
 
         await self._decide(project, email_id, decide)
+
+    async def edit(self, new: NewEmail, version: int) -> None:
+        def work(connection: sa.Connection, now: Millis) -> None:
+            draft = book.owned(load(connection, [new.email.id]), new.email.project, new.email.id)
+            book.check_version(draft, version)
+            interventions.check_edit(draft)
+            accepting.rewrite(connection, now, draft, new)
+
+        await self._database.write(work)
 
     async def erase(self, project: str, email_id: EmailId) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:

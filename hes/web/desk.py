@@ -12,6 +12,7 @@ from hes.storage.email_book import EmailBook
 from hes.storage.key_records import Keys
 from hes.storage.storage import Storage
 from hes.web.auth import Authenticator
+from hes.web.backlog import Backlog
 from hes.web.throttle import Rates
 
 
@@ -61,6 +62,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     authenticator: Authenticator
     keys: Keys
     rates: Rates
+    backlog: Backlog
     readiness: Readiness
     gates: Gates
     wake: Callable[[], None]
