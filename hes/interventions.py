@@ -147,3 +147,22 @@ def disbelieve(routing: Routing, case: Case, provider: str, now: Millis) -> Chan
     queued = move(delivery, Cause.NOT_BELIEVED, Status.QUEUED, tried=(provider,), due_at=now)
     why = f"{provider} rejects everything, so its word does not count"
     return Change(queued, (timeline.queued(queued, now, last, why=why),))
+
+
+ON_THEIR_WAY = tuple(status for status in Status if allows(status, Cause.RESTORED))
+
+
+def restore(case: Case, now: Millis) -> Change | None:
+    """The database is a backup of earlier: whatever was on its way then may have gone out since. None: it was not.
+
+    A person decides about it. What was in a provider's hands is in doubt.
+    """
+    delivery = case.delivery
+    if not allows(delivery.status, Cause.RESTORED):
+        return None
+    detail = "the database was restored from a backup made while this call was being made"
+    in_hand = case.attempt(delivery.attempt_id)
+    over = () if in_hand is None else (replace(in_hand, outcome=Outcome.IN_DOUBT, ended_at=now, detail=detail),)
+    free = replace(delivery, attempt_id=None, lease_ends_at=None)
+    held = move(free, Cause.RESTORED, Status.HELD, Reason.RESTORED)
+    return Change(held, (timeline.held(held, now),), attempts=over)

@@ -36,8 +36,6 @@ from hes.secret import Secret, Wrong
 from hes.setting import Setting, closest, declared, http_url, is_loopback, matching, one_of, switch, text, whole
 
 NOT_BUILT_YET = {
-    "HES_RETENTION_CONTENT": "nothing is deleted",
-    "HES_RETENTION_HISTORY": "nothing is deleted",
     "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
     "HES_PUBLIC_URL": "nothing links back to HES",
     "HES_METRICS": "there are no metrics",

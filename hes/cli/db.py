@@ -11,6 +11,8 @@ from hes.cli.serve import config, database, settings_of
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from hes.settings import Settings
+
 T = TypeVar("T")
 
 
@@ -61,6 +63,38 @@ def current(**flags: Any) -> None:
 
     found = _on_schema(flags, migrations.current, alone=False)
     click.echo(f"schema {found or 'base'}, needed {migrations.SCHEMA_VERSION}")
+
+
+@db.command()
+@config
+@database
+def restored(**flags: Any) -> None:
+    """After a backup was put back: hold whatever was on its way when it was made.
+
+    It may have gone out since, and nothing here knows. `hes emails list --status held` shows it, `hes emails resolve`
+    decides. HES must not be running; run this before it is started again.
+    """
+    import anyio
+
+    settings = settings_of(flags, with_providers=False)
+    count = anyio.run(_hold_all, settings)
+    click.echo(f"{count} emails are held: decide about each with `hes emails resolve`")
+
+
+async def _hold_all(settings: "Settings") -> int:
+    import random
+
+    from hes import app
+    from hes.errors import ConfigError
+    from hes.ids import id_maker
+
+    new_id = id_maker(app.now, random.Random())
+    async with app.open_storage(settings, app.now, new_id, random.SystemRandom()) as storage:
+        await storage.check()
+        if nodes := await storage.nodes():
+            told = ", ".join(f"{node.host} ({node.role})" for node in nodes)
+            raise ConfigError(f"HES_DATABASE_URL: HES runs there: {told}. Stop it, wait 15 seconds, and try again")
+        return await storage.restored()
 
 
 def _on_schema(flags: dict[str, Any], work: "Callable[[sa.Connection], T]", *, alone: bool = True) -> T:

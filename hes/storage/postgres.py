@@ -246,7 +246,7 @@ async def open_postgres(
     """
     async with PostgresDatabase(url, clock) as database, anyio.create_task_group() as tasks:
         try:
-            await database.read(_refuse_unfit)
+            await database.read(refuse_unfit)
         except StorageUnavailable as error:
             _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
         hints = PostgresHints(url.connect, database, new_id)
@@ -257,7 +257,7 @@ async def open_postgres(
         tasks.cancel_scope.cancel()
 
 
-def _refuse_unfit(connection: sa.Connection, _now: Millis) -> None:
+def refuse_unfit(connection: sa.Connection, _now: Millis) -> None:
     """Raises ConfigError if this server can't keep what HES promises."""
     show = "SELECT current_setting('server_version_num')::int / 10000, current_setting('synchronous_commit')"
     version, synchronous_commit = connection.execute(sa.text(show)).one()

@@ -32,7 +32,7 @@ from hes.model import (
 )
 from hes.policy import Policy, holds_lease
 from hes.routing import Given
-from hes.storage import accepting, accounts, book, cluster, tables
+from hes.storage import accepting, accounts, book, cluster, retention, tables
 from hes.storage.accounts import Quotas, QuotaTaken
 from hes.storage.batches import Insert, padded
 from hes.storage.claiming import Claim
@@ -148,6 +148,9 @@ class SqlStorage:
             while True:
                 due = self._claim.due(connection, now, free, self._unreadable)
                 given = self._policy.routing.give_out(due.deliveries, free, size_budget, now, is_idle=is_idle)
+                while given and (asked := self._asked_by_others(connection, now, given, free)):
+                    free = cluster.without_probes(free, asked)
+                    given = self._policy.routing.give_out(due.deliveries, free, size_budget, now, is_idle=is_idle)
                 if not given:
                     return Leases(more=due.more_lanes and given is not None)
                 email_ids = [one.delivery.email_id for one in given]
@@ -157,16 +160,15 @@ class SqlStorage:
                 self._unreadable.update(set(email_ids) - emails.keys())
             ledger = Ledger({})
             items = []
-            for one in self._with_right_to_probe(connection, now, given, rooms):
+            for one in given:
                 room = rooms[one.provider]
                 attempt_id = AttemptId(self._new_id())
                 change = self._policy.lease(one.delivery, one.provider, attempt_id, room.render_version, now)
                 ledger.change(change)
                 items.append(leased(change, emails[one.delivery.email_id], room, deadline))
             ledger.write(connection, self._new_id)
-            quotas.take(item.provider for item in items)
-            is_more = due.more_rows or due.more_lanes or len(due.deliveries) > len(items)
-            return Leases(tuple(items), more=bool(items) and is_more)
+            quotas.take(one.provider for one in given)
+            return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
 
         while True:
             try:
@@ -174,16 +176,15 @@ class SqlStorage:
             except QuotaTaken as error:
                 _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
 
-    def _with_right_to_probe(
+    def _asked_by_others(
         self, connection: sa.Connection, now: Millis, given: Sequence[Given], rooms: Mapping[str, Room]
-    ) -> Sequence[Given]:
-        """Without those that would find out what another node is finding out."""
-        probes = {one.delivery.email_id: probe for one in given for probe in _probes(one, rooms[one.provider])}
+    ) -> set[cluster.Probe]:
+        """What of that would find out what another node is finding out; the right to the rest is taken."""
+        probes = {probe for one in given if (probe := _probe(one, rooms[one.provider])) is not None}
         if not probes:
-            return given
+            return set()
         until = now + round(self._policy.rules.lease_seconds * 1000)
-        got = cluster.take_probes(connection, now, self.node_id, probes.values(), until)
-        return [one for one in given if probes.get(one.delivery.email_id) in (None, *got)]
+        return probes - cluster.take_probes(connection, now, self.node_id, probes, until)
 
     # --- what became of it ---------------------------------------------------------------------------------------
 
@@ -354,6 +355,25 @@ class SqlStorage:
 
         await self._database.write(work)
 
+    async def restored(self) -> int:
+        """Hold all that was on its way when the backup was made that this database is. Returns how many."""
+        on_their_way = sa.select(tables.deliveries.c.email_id).where(
+            tables.deliveries.c.status.in_([status.value for status in interventions.ON_THEIR_WAY])
+        )
+
+        def work(connection: sa.Connection, now: Millis) -> int:
+            ids = connection.execute(on_their_way.limit(BATCH)).scalars().all()
+            ledger = load(connection, (EmailId(i) for i in ids))
+            for case in ledger.cases():
+                ledger.change(interventions.restore(case, now))
+            ledger.write(connection, self._new_id)
+            return len(ids)
+
+        count = 0
+        while held := await self._database.write(work):
+            count += held
+        return count
+
     # --- reading and housekeeping --------------------------------------------------------------------------------
 
     async def read(self, project: str, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
@@ -407,6 +427,15 @@ class SqlStorage:
 
         return await self._database.write(work)
 
+    async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:
+        def work(connection: sa.Connection, now: Millis) -> int:
+            dropped = retention.drop_history(connection, now - history_ms) if history_ms is not None else 0
+            if contents_ms is not None:
+                dropped += retention.drop_contents(connection, now - contents_ms)
+            return dropped
+
+        return await self._database.write(work)
+
     async def check(self) -> None:
         def work(connection: sa.Connection, _now: Millis) -> tuple[str | None, str]:
             version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
@@ -439,12 +468,12 @@ def not_found(email_id: str) -> NotFound:
     return NotFound(detail)
 
 
-def _probes(given: Given, room: Room) -> list[cluster.Probe]:
+def _probe(given: Given, room: Room) -> cluster.Probe | None:
     """What would be found out by this."""
     if room.is_probe and room.is_refused:
-        return [(given.provider, "")]
+        return given.provider, ""
     domain = given.delivery.sender_domain
-    return [(given.provider, domain)] if domain in room.probing_domains else []
+    return (given.provider, domain) if domain in room.probing_domains else None
 
 
 def _contents(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[EmailId, Email]:

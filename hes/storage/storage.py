@@ -131,6 +131,13 @@ class Storage(Protocol):
         """Forget idempotency keys older than 24 hours, at most 500. Returns how many."""
         ...
 
+    async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:
+        """Drop the contents of emails handed in so long ago, and all of those handed in so long ago, if at rest.
+
+        None: never. At most some hundreds of each; returns how many, 0 when there are no more.
+        """
+        ...
+
     async def check(self) -> None:
         """Return if the storage answers and its schema is the one that this version needs."""
         ...

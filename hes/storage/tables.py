@@ -16,6 +16,7 @@ Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 IS_WAITING = "status IN ('scheduled', 'queued')"
 IS_LEASED = "status = 'sending'"
+HAS_CONTENT = "content IS NOT NULL"
 CAN_EXPIRE = "status IN ('scheduled', 'queued', 'in_doubt')"
 
 
@@ -50,6 +51,7 @@ emails = sa.Table(
     sa.Column("message_id", Text, nullable=False),
     sa.Column("content", sa.LargeBinary),  # hes.model.Email as JSON; NULL once erased
     sa.Index("emails_project", "project", "id"),
+    _partial("emails_content", ["id"], HAS_CONTENT),
     _partial("emails_reference", ["project", "reference", "id"], "reference IS NOT NULL"),
     postgresql_with=_OFTEN,
 )
