@@ -242,6 +242,20 @@ async def test_nothing_else_is_repeated(call: Caller, stub: Stub, words: tuple[s
     assert len(stub.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (BUSY, "503 Service Unavailable (Try again.)"),
+        (Told(502, b"<html>"), "502 Bad Gateway"),
+        (Told(429, {"title": "Too many", "detail": ""}), "429 Too Many Requests"),
+    ],
+)
+async def test_a_repeat_says_why(call: Caller, stub: Stub, answer: Told, why: str) -> None:
+    stub.answers = [answer, Told(202, ACCEPTED)]
+    await call("send", LEAST)
+    assert call.told == [why]
+
+
 async def test_a_send_that_is_refused_is_not_repeated(call: Caller, stub: Stub) -> None:
     errors = [{"path": "to[2]", "message": "is no address"}, {"path": "subject", "message": "is required"}]
     stub.answers = [
@@ -254,6 +268,15 @@ async def test_a_send_that_is_refused_is_not_repeated(call: Caller, stub: Stub) 
     assert [(e.path, e.message) for e in error.errors] == [("to[2]", "is no address"), ("subject", "is required")]
     assert str(error) == "Invalid email: No.\n  to[2]: is no address\n  subject: is required"
     assert error.idempotency_key is None
+
+
+@pytest.mark.parametrize(("detail", "says"), [("`to` is required.", ""), ("`errors` names it.", "\n  to: is required")])
+async def test_the_wrong_field_is_told_once(call: Caller, stub: Stub, detail: str, says: str) -> None:
+    errors = [{"path": "to", "message": "is required"}]
+    stub.answers = [Told(422, {"type": "x", "title": "Invalid", "status": 422, "detail": detail, "errors": errors})]
+    with pytest.raises(HesApiError) as caught:
+        await call("send", LEAST)
+    assert str(caught.value) == f"Invalid: {detail}{says}"
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class Backlog:
     def _why_full(self) -> str | None:
         waiting = self._counted + self._taken + self._in_hand
         if 0 < self._most.count <= waiting.count:
-            return f"as many emails wait as may (HES_QUEUE_LIMIT: {self._most.count:,})"
+            return f"As many emails wait as may (HES_QUEUE_LIMIT: {self._most.count:,})"
         if 0 < self._most.size_bytes <= waiting.size_bytes:
-            return f"as many bytes wait as may (HES_QUEUE_LIMIT_BYTES: {self._most.size_bytes:,})"
+            return f"As many bytes wait as may (HES_QUEUE_LIMIT_BYTES: {self._most.size_bytes:,})"
         return None
