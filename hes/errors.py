@@ -125,6 +125,10 @@ class TooMany(CallerError):
         super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(wait_seconds)))})
 
 
+class Unready(HesError):
+    """A process that wants no traffic; says why."""
+
+
 class StorageError(HesError):
     """The storage could not do what was asked."""
 

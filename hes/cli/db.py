@@ -77,24 +77,31 @@ def restored(**flags: Any) -> None:
     import anyio
 
     settings = settings_of(flags, with_providers=False)
-    count = anyio.run(_hold_all, settings)
-    click.echo(f"{count} emails are held: decide about each with `hes emails resolve`")
+    held = anyio.run(_hold_all, settings)
+    if isinstance(held, str):
+        raise click.ClickException(held)
+    click.echo(f"{held} emails are held: decide about each with `hes emails resolve`")
 
 
-async def _hold_all(settings: "Settings") -> int:
+async def _hold_all(settings: "Settings") -> int | str:
+    """How many are held now; or why nothing was done."""
     import random
 
     from hes import app
-    from hes.errors import ConfigError
+    from hes.errors import StorageError
     from hes.ids import id_maker
 
     new_id = id_maker(app.now, random.Random())
     async with app.open_storage(settings, app.now, new_id, random.SystemRandom()) as storage:
-        await storage.check()
-        if nodes := await storage.nodes():
-            told = ", ".join(f"{node.host} ({node.role})" for node in nodes)
-            raise ConfigError(f"HES_DATABASE_URL: HES runs there: {told}. Stop it, wait 15 seconds, and try again")
-        return await storage.restored()
+        try:
+            await storage.check()
+            if not (nodes := await storage.nodes()):
+                return await storage.restored()
+        except StorageError as error:
+            return f"HES_DATABASE_URL: {error}"
+        told = ", ".join(f"{node.host} ({node.role})" for node in nodes)
+        return f"HES_DATABASE_URL: HES runs there: {told}. Stop it, wait 15 seconds, and try again"
+    raise AssertionError  # the storage swallows nothing
 
 
 def _on_schema(flags: dict[str, Any], work: "Callable[[sa.Connection], T]", *, alone: bool = True) -> T:

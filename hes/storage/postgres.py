@@ -244,17 +244,18 @@ async def open_postgres(
 
     Raises ConfigError for what no waiting mends. A server that is away is waited for by those who use the storage.
     """
-    async with PostgresDatabase(url, clock) as database, anyio.create_task_group() as tasks:
+    async with PostgresDatabase(url, clock) as database:
         try:
             await database.read(refuse_unfit)
         except StorageUnavailable as error:
             _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
         hints = PostgresHints(url.connect, database, new_id)
         storage = SqlStorage(database, policy, new_id, hints)
-        tasks.start_soon(storage.accepts.run, name="storage: accepts")
-        tasks.start_soon(hints.run, name="storage: hints")
-        yield storage
-        tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(storage.accepts.run, name="storage: accepts")
+            tasks.start_soon(hints.run, name="storage: hints")
+            yield storage
+            tasks.cancel_scope.cancel()
 
 
 def refuse_unfit(connection: sa.Connection, _now: Millis) -> None:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from hes.errors import ConfigError
+from hes.errors import ConfigError, StorageUnavailable
 from hes.model import GateState, GateStatus, Leased, Node, OnDoubt, Outcome, Room
 from hes.storage.hints import Hint
 from hes.storage.postgres import PostgresDatabase, PostgresUrl, open_postgres, refuse_unfit, run_schema
@@ -89,6 +89,7 @@ class Pair:
     """Two processes over one database."""
 
     def __init__(self, one: SqlStorage, two: SqlStorage, clock: FakeClock) -> None:
+        self.sql = one
         self.one = Bench(one, clock)
         self.two = Bench(two, clock)
         self.clock = clock
@@ -204,3 +205,28 @@ async def test_a_database_that_is_not_there_is_a_sentence() -> None:
         with pytest.raises(ConfigError, match="there is no such database"):
             await run_schema(PostgresUrl(url.replace(urlsplit(url).path, "/hes_nowhere")), lambda _: None)
     gc.collect()  # asyncpg leaves a socket open when the server turns it away; it is to be collected here
+
+
+async def test_this_version_goes_on_while_the_next_ones_schema_is_made(pair: Pair) -> None:
+    """As in a roll-out: `hes db upgrade` first, then pod by pod. The new schema says that it can be lived with."""
+
+    async def works() -> None:
+        leased = await pair.one.leased(key=next_id())
+        assert await pair.one.settle(leased, Outcome.ACCEPTED) == []
+        assert await pair.two.status(leased) == ("sent", None)
+        await pair.two.storage.check()
+
+    await works()
+    change = [
+        "ALTER TABLE deliveries ADD COLUMN of_the_future text NOT NULL DEFAULT 'x'",
+        "ALTER TABLE emails ADD COLUMN of_the_future bigint",
+        "ALTER TABLE events ADD COLUMN of_the_future bigint",
+        "CREATE TABLE of_the_future (id text PRIMARY KEY)",
+        "UPDATE alembic_version SET version_num = '9999'",
+    ]
+    for statement in change:  # the version at last, as alembic does it
+        await run(pair.sql, sa.text(statement))
+        await works()
+    await run(pair.sql, sa.text("UPDATE schema_readers SET oldest = '9999'"))
+    with pytest.raises(StorageUnavailable, match="the database has schema 9999"):
+        await pair.one.storage.check()
