@@ -1,7 +1,7 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test lint format bench readme lock clean
+.PHONY: help setup run test chaos lint format bench readme lock clean
 export PYTHON
 
 BIN = .venv/bin
@@ -17,6 +17,9 @@ run: setup  ## Serve on SQLite with the outbox; prints the URL, a key and a curl
 
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup  ## Kill mailers under load on Postgres, for longer than the tests do
+	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k killed
 
 lint: setup  ## Check format, lint and types
 	$(BIN)/ruff format --check .
