@@ -95,6 +95,12 @@ def database_url(name: str) -> str:
     return urllib.parse.urlunsplit(parts._replace(path=f"/{name}"))
 
 
+def as_user(url: str, name: str) -> str:
+    """The same database for somebody else."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(netloc=f"{name}@{parts.netloc.rpartition('@')[2]}"))
+
+
 @asynccontextmanager
 async def database() -> AsyncIterator[str]:
     """The URL of a database that nobody else uses, as the migrations leave it.
