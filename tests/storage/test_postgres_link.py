@@ -1,14 +1,14 @@
 """Postgres behind a link that fails: a COMMIT that is lost, a link that is cut, down or silent."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import pytest
 
 from hes.errors import CommitUnknown, StorageUnavailable
 from hes.model import AttemptId, Leased, OnDoubt, Outcome, Status
-from hes.storage.postgres import Deadlines, PostgresDatabase, PostgresUrl, open_postgres
+from hes.storage.postgres import Deadlines, PostgresDatabase, PostgresUrl
 from hes.storage.records import StoredEmail
 from hes.storage.sql import SqlStorage
 from tests import postgres
@@ -16,21 +16,32 @@ from tests.faults.link import Link, Lost, link_to
 from tests.storage.harness import Bench, FakeClock, new_email, new_policy, next_id, proof, rooms, told
 from tests.storage.test_unavailable import CALLS, prepared
 
-AT_ONCE = Deadlines(connect=0.1, call=0.1, resolve=0.1)
+SILENCE = Deadlines(connect=0.1, call=0.1)
+UNKNOWN = Deadlines(resolve=0.1)
 
 each_way = pytest.mark.parametrize("how", Lost, ids=lambda how: how.name)
 
 
 @pytest.fixture
 async def link() -> AsyncIterator[Link]:
-    async with postgres.database() as url, link_to(url) as opened:
-        yield opened
+    async with postgres.database() as url, link_to(url) as found:
+        yield found
+
+
+@asynccontextmanager
+async def opened(url: str, clock: FakeClock) -> AsyncIterator[SqlStorage]:
+    """A storage without hints to other processes: they have COMMITs of their own."""
+    async with PostgresDatabase(PostgresUrl(url), clock) as database, anyio.create_task_group() as tasks:
+        storage = SqlStorage(database, new_policy(), next_id)
+        tasks.start_soon(storage.accepts.run)
+        yield storage
+        tasks.cancel_scope.cancel()
 
 
 @pytest.fixture
 async def sql(link: Link, clock: FakeClock) -> AsyncIterator[SqlStorage]:
-    async with open_postgres(PostgresUrl(link.url), new_policy(), next_id, clock) as opened:
-        yield opened
+    async with opened(link.url, clock) as storage:
+        yield storage
 
 
 @pytest.fixture
@@ -41,16 +52,16 @@ def bench(sql: SqlStorage, clock: FakeClock) -> Bench:
 @pytest.fixture
 async def untroubled(clock: FakeClock) -> AsyncIterator[Bench]:
     """Another database, without a link."""
-    async with postgres.database() as url, open_postgres(PostgresUrl(url), new_policy(), next_id, clock) as opened:
-        yield Bench(opened, clock)
+    async with postgres.database() as url, opened(url, clock) as storage:
+        yield Bench(storage, clock)
 
 
 @contextmanager
-def impatient(storage: SqlStorage) -> Iterator[None]:
-    """It gives up at once."""
+def impatient(storage: SqlStorage, deadlines: Deadlines) -> Iterator[None]:
+    """Where it is to give up, it does so at once."""
     database = storage._database
     assert isinstance(database, PostgresDatabase)
-    database._deadlines, patient = AT_ONCE, database._deadlines
+    database._deadlines, patient = deadlines, database._deadlines
     yield
     database._deadlines = patient
 
@@ -115,7 +126,7 @@ async def test_a_group_whose_commit_is_lost_is_written_once(bench: Bench, link: 
 async def test_an_unknown_accept_is_found_by_its_key(bench: Bench, sql: SqlStorage, link: Link, how: Lost) -> None:
     new = new_email(key="order-1")
     link.lose_commit(how, stay_down=True)
-    with impatient(sql), pytest.raises(CommitUnknown, match="in the middle of a COMMIT"):
+    with impatient(sql, UNKNOWN), pytest.raises(CommitUnknown, match="in the middle of a COMMIT"):
         await sql.accept(new)
     link.come_back()
     again = await sql.accept(new_email(key="order-1"))
@@ -131,7 +142,7 @@ async def test_an_unknown_lease_is_given_back(
     """Nobody has it in hand, so nobody waits for its lease to end, and it is no doubt."""
     email_id = await bench.accept(on_doubt=on_doubt)
     link.lose_commit(how, stay_down=True)
-    with impatient(sql), pytest.raises(CommitUnknown):
+    with impatient(sql, UNKNOWN), pytest.raises(CommitUnknown):
         await bench.lease()
     link.come_back()
     leased = await bench.lease()
@@ -147,7 +158,7 @@ async def test_an_unknown_lease_is_kept_in_mind_until_it_is_given_back(
 ) -> None:
     email_id = await bench.accept(on_doubt=OnDoubt.HOLD)
     link.lose_commit(Lost.ANSWER, stay_down=True)
-    with impatient(sql):
+    with impatient(sql, UNKNOWN):
         with pytest.raises(CommitUnknown):
             await bench.lease()
         with pytest.raises(StorageUnavailable):
@@ -163,10 +174,10 @@ async def test_an_unknown_lease_that_another_process_swept_is_no_doubt_in_the_en
 ) -> None:
     email_id = await bench.accept(on_doubt=OnDoubt.HOLD)
     link.lose_commit(Lost.ANSWER, stay_down=True)
-    with impatient(sql), pytest.raises(CommitUnknown):
+    with impatient(sql, UNKNOWN), pytest.raises(CommitUnknown):
         await bench.lease()
     link.come_back()
-    async with open_postgres(PostgresUrl(link.url), new_policy(), next_id, clock) as other:
+    async with opened(link.url, clock) as other:
         clock.advance(30)
         assert (await other.sweep()).lapsed == 1
     assert (await bench.status(email_id))[0] is Status.HELD
@@ -177,7 +188,7 @@ async def test_an_unknown_lease_that_another_process_swept_is_no_doubt_in_the_en
 async def test_an_unknown_outcome_is_settled_again(bench: Bench, sql: SqlStorage, link: Link, how: Lost) -> None:
     leased = await bench.leased()
     link.lose_commit(how, stay_down=True)
-    with impatient(sql), pytest.raises(CommitUnknown):
+    with impatient(sql, UNKNOWN), pytest.raises(CommitUnknown):
         await bench.settle(leased, Outcome.ACCEPTED)
     link.come_back()
     await bench.settle(leased, Outcome.ACCEPTED)
@@ -201,7 +212,7 @@ async def test_a_silent_link_ends_each_verb_and_the_same_call_works_later(
     leased = await prepared(bench, verb)
     before = await bench.read(leased)
     link.go_silent()
-    with impatient(sql):
+    with impatient(sql, SILENCE):
         for _ in range(2):  # on the connection that was there, and while a new one is made
             with pytest.raises(StorageUnavailable, match="the database did not answer in time"):
                 await CALLS[verb](bench, leased)
@@ -229,7 +240,7 @@ async def test_after_a_silence_no_connection_is_lost_to_the_pool(bench: Bench, s
 
     await read_all(10)
     link.go_silent()
-    with impatient(sql), pytest.RaisesGroup(*[StorageUnavailable] * 10):
+    with impatient(sql, SILENCE), pytest.RaisesGroup(*[StorageUnavailable] * 10):
         await read_all(10)
     link.come_back()
     await read_all(30)
@@ -243,7 +254,7 @@ async def test_connections_that_went_silent_unused_are_not_waited_for_one_by_one
         for _ in range(10):
             readers.start_soon(bench.read, email_id)
     link.go_silent()
-    with impatient(sql), pytest.raises(StorageUnavailable):
+    with impatient(sql, SILENCE), pytest.raises(StorageUnavailable):
         await bench.read(email_id)
     link.come_back()
     for _ in range(10):
