@@ -118,11 +118,11 @@ async def database() -> AsyncIterator[str]:
 
 
 @contextmanager
-def filled_database(script: str) -> Iterator[str]:
+def filled_database(*statements: str) -> Iterator[str]:
     """One of its own with rows in it, for a whole module: they take longer than a test may."""
     name = in_thread(_create(migrated=True))
     try:
-        in_thread(execute(database_url(name), script))
+        in_thread(execute(database_url(name), *statements))
         yield database_url(name)
     finally:
         in_thread(execute(_server_url(), f'DROP DATABASE "{name}" WITH (FORCE)'))
