@@ -1,13 +1,13 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos lint format bench readme lock clean
+.PHONY: help setup run test chaos lint format bench bench-queue readme lock clean
 export PYTHON
 
 BIN = .venv/bin
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## Make .venv with everything, from the hash-locked files
 	@sh tools/setup.sh
@@ -32,6 +32,9 @@ format: setup  ## Format, and mend what the linter can mend
 
 bench: setup  ## Measure emails per second, end to end
 	$(BIN)/python -m benchmarks.end_to_end
+
+bench-queue: setup  ## Measure what claiming costs on Postgres, however much waits (ARGS="--waiting 1000,10000")
+	$(BIN)/python -m benchmarks.queue $(ARGS)
 
 # Why pip options and not uv.lock: uv.lock names a host on each line. dev.txt leaves out what runtime.txt holds, so
 # that no package is pinned twice; they are installed together.

@@ -9,6 +9,7 @@ HesError
 │   ├── Forbidden          403
 │   ├── NotFound           404
 │   ├── WrongState         409
+│   ├── KeyInUse           409, with Retry-After
 │   ├── WrongVersion       412
 │   ├── TooLarge           413
 │   ├── UnsupportedType    415
@@ -82,6 +83,18 @@ class WrongState(CallerError):
     """The email is in a state that does not allow this."""
 
     status, title = 409, "Wrong state"
+
+
+class KeyInUse(CallerError):
+    """Another request with this idempotency key is being written just now; in a moment there will be its answer."""
+
+    status, title = 409, "Idempotency key in use"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the same Idempotency-Key is being worked on by another request; try again in a moment",
+            headers={"Retry-After": "1"},
+        )
 
 
 class WrongVersion(CallerError):

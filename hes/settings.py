@@ -107,7 +107,8 @@ class Settings(Times, frozen=True, kw_only=True):
         ),
     ] = Secret("sqlite:///./hes.db")
     role: Annotated[
-        Literal["all", "api", "mailer"], Setting(one_of("all", "api", "mailer"), "What this process does: accept, send, or both", "all")
+        Literal["all", "api", "mailer"],
+        Setting(one_of("all", "api", "mailer"), "What this process does: accept, send (mailer), or all", "api"),
     ] = "all"
     host: Annotated[str, Setting(_host, "Where to listen", "127.0.0.1")] = "127.0.0.1"
     port: Annotated[int, Setting(whole(0, 65535), "Where to listen; 0: any free port", "8025")] = 8025

@@ -8,12 +8,12 @@ import msgspec
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from hes.errors import KeyReused
+from hes.errors import KeyInUse, KeyReused
 from hes.ids import NewId
 from hes.model import Delivery, Email, EmailId, Event, EventType, Millis, Status
 from hes.storage import tables
 from hes.storage.batches import Insert, Row, padded
-from hes.storage.database import is_of_a_row
+from hes.storage.database import is_of_a_lock, is_of_a_row
 from hes.storage.ledger import delivery_row, event_row
 from hes.storage.records import Accepted, BatchItem, IdempotencyKey, NewEmail
 
@@ -165,14 +165,19 @@ def _reused() -> KeyReused:
 def _take_keys(connection: sa.Connection, now: Millis, wanted: Mapping[KeyName, tuple[bytes, bytes]]) -> _Known:
     """Take these keys, each with request hash and answer; returns what those that were in use were used for.
 
-    A twin in another process that has not committed yet is waited for (how long: `hes.storage.database`). An outlived
-    key is as good as none.
+    A twin in another process that has not committed yet is waited for, but not for ever: then it is KeyInUse. An
+    outlived key is as good as none.
     """
     if not wanted:
         return {}
     # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
     rows = [(*name, request_hash, answer.decode(), now) for name, (request_hash, answer) in sorted(wanted.items())]
-    taken = {(row.project, row.key) for row in _insert_keys.run(connection, rows)}
+    try:
+        taken = {(row.project, row.key) for row in _insert_keys.run(connection, rows)}
+    except sa.exc.DBAPIError as error:
+        if is_of_a_lock(error):
+            raise KeyInUse from error
+        raise
     if len(taken) == len(wanted):
         return {}
     return _look_up(connection, wanted.keys() - taken)

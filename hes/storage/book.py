@@ -29,7 +29,7 @@ def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
     found = connection.execute(
         sa.select(*_columns, tables.deliveries)
         .join(tables.deliveries, _delivery.email_id == _email.id)
-        .where(_email.project == project, *_conditions(query))
+        .where(_email.project == project, _delivery.project == project, *_conditions(query))
         .order_by(_email.id.desc())
         .limit(query.limit + 1)
     ).all()
@@ -40,8 +40,8 @@ def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
 
 def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
     wanted: list[tuple[Any, Callable[[Any], sa.ColumnElement[bool]]]] = [
-        (query.status, lambda status: _delivery.status == status.value),
-        (query.reason, lambda reason: _delivery.reason == reason.value),
+        (query.status, _has_status),
+        (query.reason, lambda reason: sa.and_(_delivery.reason == reason.value, sa.text(tables.IS_ASIDE))),
         (query.provider, lambda name: _delivery.provider == name),
         (query.reference, lambda reference: _email.reference == reference),
         (query.created_after, lambda at: _email.created_at >= at),
@@ -52,6 +52,19 @@ def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
         (query.tag, _has_tag),
     ]
     return [condition(value) for value, condition in wanted if value is not None]
+
+
+_INDEXED = {
+    Status.QUEUED: tables.IS_WAITING,
+    Status.SENDING: tables.IS_LEASED,
+    **dict.fromkeys((Status.SENT, Status.DELIVERED), "true"),
+}
+"""Statuses that `tables.IS_ASIDE` leaves out, each with the condition of an index that holds it. Of those without one
+there are so many that the newest are found soon."""
+
+
+def _has_status(status: Status) -> sa.ColumnElement[bool]:
+    return sa.and_(_delivery.status == status.value, sa.text(_INDEXED.get(status, tables.IS_ASIDE)))
 
 
 def _has_tag(tag: str) -> sa.ColumnElement[bool]:

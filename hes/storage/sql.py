@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hes import interventions
 from hes.case import Case, Change
-from hes.errors import NotFound, StorageUnavailable, WrongState
+from hes.errors import CommitUnknown, NotFound, StorageUnavailable, WrongState
 from hes.ids import NewId
 from hes.model import (
     Address,
@@ -25,6 +25,7 @@ from hes.model import (
     Evidence,
     Fact,
     FactKey,
+    Leased,
     Millis,
     Node,
     Room,
@@ -107,6 +108,8 @@ class SqlStorage:
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
         """Due, but their content can't be read: passed over from then on, or they would keep hands from the others."""
+        self._unknown: list[Ended] = []
+        """What a claim has leased, or not: nobody knows what became of its COMMIT, so nobody has it in hand."""
 
     # --- accepting -----------------------------------------------------------------------------------------------
 
@@ -141,8 +144,13 @@ class SqlStorage:
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
         if not any(room.hands > 0 for room in rooms.values()):
             return Leases()
+        await self._give_back_unknown()
+        began: Millis = 0
+        items: list[Leased] = []
 
         def work(connection: sa.Connection, now: Millis) -> Leases:
+            nonlocal began, items
+            began, items = now, []
             quotas = Quotas(connection, self._policy.rules.daily_quotas, now)
             free = quotas.limit(rooms)
             while True:
@@ -159,7 +167,6 @@ class SqlStorage:
                     break
                 self._unreadable.update(set(email_ids) - emails.keys())
             ledger = Ledger({})
-            items = []
             for one in given:
                 room = rooms[one.provider]
                 attempt_id = AttemptId(self._new_id())
@@ -175,6 +182,15 @@ class SqlStorage:
                 return await self._database.write(work)
             except QuotaTaken as error:
                 _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
+            except CommitUnknown:
+                self._unknown += [_not_tried(leased, began) for leased in items]
+                raise
+
+    async def _give_back_unknown(self) -> None:
+        """Else it would stay leased, and its lapse would be told as a doubt that nobody has."""
+        if unknown := tuple(self._unknown):
+            await self.settle(unknown, {})
+            self._unknown = [ended for ended in self._unknown if ended not in unknown]
 
     def _asked_by_others(
         self, connection: sa.Connection, now: Millis, given: Sequence[Given], rooms: Mapping[str, Room]
@@ -229,6 +245,7 @@ class SqlStorage:
         return await self._database.write(work)
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+        await self._give_back_unknown()
         return await self._sweep(_select_lapsed, held)
 
     async def recover(self) -> int:
@@ -461,6 +478,17 @@ _select_attempts = (
     sa.select(tables.attempts).where(tables.attempts.c.email_id == _of_email).order_by(tables.attempts.c.number)
 )
 _select_events = sa.select(tables.events).where(tables.events.c.email_id == _of_email).order_by(tables.events.c.id)
+
+
+def _not_tried(leased: Leased, now: Millis) -> Ended:
+    return Ended(
+        attempt_id=leased.attempt_id,
+        email_id=leased.email.id,
+        provider=leased.provider,
+        ended_at=now,
+        answer=None,
+        note="the database went away while it was leased",
+    )
 
 
 def not_found(email_id: str) -> NotFound:

@@ -28,7 +28,7 @@ class Storage(Protocol):
         Concurrent calls share a transaction; when it fails because of one of them, the others do not suffer.
         Promise: it is on disk when this returns. The same key with the same request: the first answer again, nothing
         written. A key older than 24 hours is as good as new.
-        Raises: KeyReused for another request under the same key.
+        Raises: KeyReused for another request under the same key; KeyInUse while one with that key is being written.
         """
         ...
 

@@ -44,7 +44,7 @@ _TITLES = {
     401: "No key, or one that is not known",
     403: "The key may not do this",
     404: "There is no such thing here",
-    409: "The email's state does not allow it",
+    409: "The email's state does not allow it; or, when sending: the same request is being worked on",
     412: "The email has another version by now",
     413: "The body is too large",
     415: "The body is not JSON",

@@ -33,7 +33,7 @@ from hes.web.views import AcceptedView, accepted_view
     response_description="The email is on disk",
     responses={
         201: ResponseSpec(AcceptedView, description="The draft is on disk", generate_examples=False),
-        **problems(400, 401, 403, 413, 415, 422, 503),
+        **problems(400, 401, 403, 409, 413, 415, 422, 503),
     },
 )
 async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[AcceptedView]:

@@ -118,7 +118,7 @@ def _one_of(words: type[Status | Reason]) -> Callable[[str], Status | Reason]:
     description="One transaction for all that are good; one result for each, in order. If none is good: 422.",
     status_code=202,
     response_description="The results",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 409, 413, 415, 422, 503),
 )
 async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[BatchView]:
     principal = await authorize(desk.authenticator, request, "emails:send")

@@ -283,16 +283,23 @@ async def test_the_claim_reads_only_the_index_of_what_waits(bench: Bench, sql: S
     await bench.accept()
     await bench.accept(project="other")
     await sql.lease(rooms(a=1, b=1), size_budget=1, is_idle=True, deadline=1.0)
-    lanes, due = [s for s in asked if s.startswith(("SELECT", "WITH")) and "deliveries" in s and "UPDATE" not in s]
+    known, lanes, due = [
+        s for s in asked if s.startswith(("SELECT", "WITH")) and "deliveries" in s and "UPDATE" not in s
+    ]
     shell = sqlite3.connect(sqlite_file(tmp_path))
     plans = {}
-    for name, statement in (("lanes", lanes), ("due", due)):
+    for name, statement in (("known", known), ("lanes", lanes), ("due", due)):
         plan = shell.execute("EXPLAIN QUERY PLAN " + statement, [1] * statement.count("?")).fetchall()
-        plans[name] = {step for *_, step in plan if "deliveries" in step or "TEMP B-TREE" in step}
+        plans[name] = {
+            step for *_, step in plan if step.startswith(("SEARCH", "SCAN deliv", "SCAN d ")) or "B-TREE" in step
+        }
     shell.close()
     search = "SEARCH deliveries USING INDEX deliveries_waiting"
-    assert plans["lanes"] == {f"{search} (lane>?)", f"{search} (lane=?)"}
-    assert plans["due"] == {f"{search} (lane=? AND due_at<?)"}
+    assert plans["known"] == {
+        f"{search.replace('deliveries', 'd', 1)} {on}" for on in ("(lane=? AND due_at>?)", "(lane>? AND lane<?)")
+    }
+    assert plans["lanes"] == {f"{search} (lane>? AND lane<?)", f"{search} (lane=?)"}
+    assert plans["due"] == {f"{search} (lane=? AND due_at>? AND due_at<?)"}
 
 
 # --- trouble ---------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_every_error_is_a_problem(name: str, status: str, answer: dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "errors"),
     {
-        "sendEmail": "400 401 403 413 415 422 503",
+        "sendEmail": "400 401 403 409 413 415 422 503",
         "getEmail": "401 403 404 422 503",
         "editEmail": "400 401 403 404 409 412 413 415 422 503",
         "cancelEmail": "400 401 403 404 409 413 415 422 503",
