@@ -1,7 +1,7 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos lint format bench bench-queue readme lock clean
+.PHONY: help setup run test chaos lint format bench bench-queue manifests readme lock clean
 export PYTHON
 
 BIN = .venv/bin
@@ -35,6 +35,10 @@ bench: setup  ## Measure emails per second, end to end
 
 bench-queue: setup  ## Measure what claiming costs on Postgres, however much waits (ARGS="--waiting 1000,10000")
 	$(BIN)/python -m benchmarks.queue $(ARGS)
+
+manifests: setup  ## Render kustomize/ into dist/manifests and check it (needs kubectl or kustomize)
+	$(BIN)/python -m tools.manifests
+	$(BIN)/python -m pytest -q tests/ship/test_manifests.py
 
 # Why pip options and not uv.lock: uv.lock names a host on each line. dev.txt leaves out what runtime.txt holds, so
 # that no package is pinned twice; they are installed together.
