@@ -27,8 +27,13 @@ def rendered(overlay: str) -> str:
     return render(ROOT / "kustomize/overlays" / overlay)
 
 
+@functools.cache
+def parsed(overlay: str) -> list[Object]:
+    return documents(rendered(overlay))
+
+
 def objects(overlay: str, *kinds: str) -> list[Object]:
-    found = documents(rendered(overlay))
+    found = parsed(overlay)
     return [one for one in found if one["kind"] in kinds] if kinds else found
 
 
