@@ -1,8 +1,8 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos lint format bench bench-queue manifests readme lock clean
-export PYTHON
+.PHONY: help setup run test chaos lint format bench bench-queue manifests image push readme lock clean
+export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
 
 BIN = .venv/bin
 
@@ -39,6 +39,13 @@ bench-queue: setup  ## Measure what claiming costs on Postgres, however much wai
 manifests: setup  ## Render kustomize/ into dist/manifests and check it (needs kubectl or kustomize)
 	$(BIN)/python -m tools.manifests
 	$(BIN)/python -m pytest -q tests/ship/test_manifests.py
+
+image: setup  ## Build the image and try it (BASE=, BUILDER=, IMAGE=, IMAGE_FLAGS=)
+	$(BIN)/python -m tools.image build
+	$(BIN)/python -m tools.image try
+
+push: setup  ## Push the image that was built (IMAGE=registry.example.com/hes:0.1.0)
+	$(BIN)/python -m tools.image push
 
 # Why pip options and not uv.lock: uv.lock names a host on each line. dev.txt leaves out what runtime.txt holds, so
 # that no package is pinned twice; they are installed together.
