@@ -1,7 +1,7 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos lint format bench bench-queue manifests image push readme lock clean
+.PHONY: help setup run test chaos lint format bench bench-queue manifests image push binary package readme lock clean
 export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
 
 BIN = .venv/bin
@@ -46,6 +46,12 @@ image: setup  ## Build the image and try it (BASE=, BUILDER=, IMAGE=, IMAGE_FLAG
 
 push: setup  ## Push the image that was built (IMAGE=registry.example.com/hes:0.1.0)
 	$(BIN)/python -m tools.image push
+
+binary: setup  ## Pack all of it into one file, dist/hes, that wants only python3; try it
+	$(BIN)/python -m tools.binary
+
+package: setup  ## Build wheel, sdist and SBOM into dist; try the first two in a fresh environment
+	$(BIN)/python -m tools.package
 
 # Why pip options and not uv.lock: uv.lock names a host on each line. dev.txt leaves out what runtime.txt holds, so
 # that no package is pinned twice; they are installed together.
