@@ -426,3 +426,74 @@ RESEND = [
 
 KEYS = {"sendgrid": SENDGRID_KEY, "mailgun": MAILGUN_KEY, "resend": RESEND_KEY}
 CASES = {"sendgrid": SENDGRID, "mailgun": MAILGUN, "resend": RESEND}
+
+
+# --- finding out -----------------------------------------------------------------------------------------------------
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """One of the requests that a look-up takes, and its answer."""
+
+    text: str
+    method: str
+    path: str
+    query: dict[str, str] = {}
+    body: Any = None
+    answer: Any
+
+
+STARTED_AT = 1_700_000_000_000
+"""2023-11-14T22:13:20Z"""
+
+LOOK_UPS = {
+    "sendgrid": [
+        Asked(
+            text="search the logs by recipient and time",
+            method="POST",
+            path="/v3/logs",
+            body={
+                "query": "to_email = 'ann@example.org'"
+                ' AND sg_message_id_created_at >= TIMESTAMP "2023-11-14T22:12:20Z"'
+                ' AND sg_message_id_created_at <= TIMESTAMP "2023-11-14T22:23:20Z"',
+                "limit": 50,
+            },
+            answer={
+                "messages": match.each_like(
+                    {
+                        "sg_message_id": match.regex("fake-1.recvd-77-0.0", regex=r"[!-~]+"),
+                        "subject": match.str("Receipt 7"),
+                        "sg_message_id_created_at": match.regex(
+                            "2023-11-14T22:13:20+00:00", regex=r"\d{4}-\d\d-\d\dT.*"
+                        ),
+                    }
+                )
+            },
+        ),
+        Asked(
+            text="ask for one message of the logs",
+            method="GET",
+            path="/v3/logs/fake-1.recvd-77-0.0",
+            answer={"custom_args": {"hes_attempt": ATTEMPT}, "status": match.str("processed")},
+        ),
+    ],
+    "mailgun": [
+        Asked(
+            text="search the events by Message-ID",
+            method="GET",
+            path=f"/v3/{DOMAIN}/events",
+            query={"message-id": "0190-email@hes.example", "begin": "1699999700", "ascending": "yes", "limit": "100"},
+            answer={
+                "items": match.each_like(
+                    {
+                        "event": match.str("accepted"),
+                        "id": match.str("event-0"),
+                        "timestamp": match.number(1_700_000_000.0),
+                        "recipient": match.str("ann@example.org"),
+                        "message": {"headers": {"message-id": match.str("0190-email@hes.example")}},
+                        "user-variables": {"hes_id": match.str("0190-email"), "hes_attempt": match.str(ATTEMPT)},
+                    }
+                )
+            },
+        )
+    ],
+}

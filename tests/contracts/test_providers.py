@@ -6,7 +6,8 @@ themselves are not asked: that needs accounts.
 """
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import anyio
 import pytest
 from pact import Pact, Verifier
 
-from hes.model import AttemptId, EmailId
+from hes.model import AttemptId, Email, EmailId
 from hes.provider_settings import Kind, ProviderSettings
-from hes.providers import Surroundings, make_provider
+from hes.providers import Surroundings, mailgun, make_provider, sendgrid
+from hes.providers.finding import Doubt, Found, LooksUp
+from hes.providers.provider import Provider
 from hes.secret import Secret
 from tests.contracts.pacts import a_pact, check_committed, verify
 from tests.contracts.provider_cases import (
@@ -27,8 +30,11 @@ from tests.contracts.provider_cases import (
     IS_DOWN,
     KEY_IS_WRONG,
     KEYS,
+    LOOK_UPS,
     MAILGUN_PATH,
     OUT_OF_QUOTA,
+    PLAIN,
+    STARTED_AT,
     TOO_FAST,
     WAS_TAKEN,
     WORKS,
@@ -67,15 +73,21 @@ def interaction(provider: str, case: Case) -> Pact:
     return pact
 
 
-async def answers(provider: str, case: Case, url: str) -> None:
-    """The real adapter sends the case's email there, and understands what comes back."""
+@asynccontextmanager
+async def real_adapter(provider: str, url: str) -> AsyncIterator[Provider]:
     more: dict[str, Any] = {"domain": DOMAIN} if provider == "mailgun" else {}
     settings = ProviderSettings(name="p", kind=Kind(provider), api_key=Secret(KEYS[provider]), base_url=url, **more)
     made = make_provider(settings, Surroundings(clock=lambda: NOW, keep=_keep, outbox_dir=Path("/nowhere")))
     try:
-        answer = await made.send(case.email, ATTEMPT, 10.0)
+        yield made
     finally:
         await made.aclose()
+
+
+async def sends(provider: str, case: Case, url: str) -> None:
+    """The real adapter sends the case's email there, and understands what comes back."""
+    async with real_adapter(provider, url) as adapter:
+        answer = await adapter.send(case.email, ATTEMPT, 10.0)
     assert (answer.outcome, answer.status_code) == (case.outcome, case.status), answer
     assert (answer.scope, answer.quota) == (case.scope, case.quota)
     assert answer.provider_message_id == case.message_id
@@ -86,12 +98,37 @@ async def _keep(email_id: EmailId, attempt_id: AttemptId, content: bytes) -> Non
     raise AssertionError("only the outbox keeps")
 
 
+def looking_up(provider: str) -> Pact:
+    """All requests of one look-up."""
+    pact = a_pact("hes", provider)
+    for asked in LOOK_UPS[provider]:
+        told = pact.upon_receiving(asked.text).given(WAS_TAKEN).with_request(asked.method, asked.path)
+        told.with_headers(request_headers(provider)).with_query_parameters(asked.query)
+        if asked.body is not None:
+            told.with_body(asked.body, content_type="application/json")
+        told.will_respond_with(200).with_body(asked.answer, content_type="application/json")
+    return pact
+
+
+async def looks_up(provider: str, url: str) -> None:
+    async with real_adapter(provider, url) as adapter:
+        assert isinstance(adapter, LooksUp)
+        doubt = Doubt(email=PLAIN, attempt_id=ATTEMPT, started_at=STARTED_AT, render_version=adapter.render_version)
+        finding = await adapter.look_up(doubt, 10.0)
+    assert finding.found is Found.ACCEPTED, finding
+
+
 @each_provider
 async def test_what_hes_asks_and_understands_is_the_contract(provider: str, tmp_path: Path) -> None:
     for case in CASES[provider]:
         pact = interaction(provider, case)
         with pact.serve(addr="127.0.0.1") as server:
-            await answers(provider, case, str(server.url))
+            await sends(provider, case, str(server.url))
+        pact.write_file(tmp_path)
+    if provider in LOOK_UPS:
+        pact = looking_up(provider)
+        with pact.serve(addr="127.0.0.1") as server:
+            await looks_up(provider, str(server.url))
         pact.write_file(tmp_path)
     check_committed(tmp_path, f"hes-{provider}.json")
 
@@ -109,8 +146,23 @@ class TakenBefore(ResendRules):
         return super().judge(seen)
 
 
-def _taken_before(fake: FakeServer, _: Any) -> None:
+def _seen_by_resend(fake: FakeServer, _: Any) -> None:
     fake.vendor = TakenBefore()
+
+
+def _taken_by(provider: str, build: Callable[[Email, AttemptId], Any]) -> Callable[[FakeServer, Any], None]:
+    """The plain email came in at the time that the look-up asks for."""
+
+    def take(fake: FakeServer, _: Any) -> None:
+        rules = fake.vendor = RULES[provider](clock=lambda: STARTED_AT / 1000)
+        built = build(PLAIN, ATTEMPT)
+        kind, body = built if isinstance(built, tuple) else ("application/json", built)
+        said, copy = rules.judge(
+            Seen("POST", PATHS[provider], request_headers(provider) | {"Content-Type": kind}, body)
+        )
+        assert copy is not None, said
+
+    return take
 
 
 def _set(**fields: object) -> Callable[[FakeServer, Any], None]:
@@ -128,7 +180,7 @@ def _strike(fault: Fault) -> Callable[[FakeServer, Any], None]:
     return change
 
 
-RULES: dict[str, Callable[[], Any]] = {"sendgrid": SendGridRules, "mailgun": MailgunRules, "resend": ResendRules}
+RULES: dict[str, Callable[..., Any]] = {"sendgrid": SendGridRules, "mailgun": MailgunRules, "resend": ResendRules}
 STATES: dict[str, dict[str, Callable[[FakeServer, Any], None]]] = {
     "sendgrid": {
         WORKS: _set(),
@@ -144,12 +196,14 @@ STATES: dict[str, dict[str, Callable[[FakeServer, Any], None]]] = {
             )
         ),
         IS_DOWN: _strike(_DOWN),
+        WAS_TAKEN: _taken_by("sendgrid", sendgrid.build_body),
     },
     "mailgun": {
         WORKS: _set(),
         KEY_IS_WRONG: _set(keys=set()),
         DOMAIN_IS_UNVERIFIED: _set(not_allowed="The domain is unverified and requires DNS configuration."),
         TOO_FAST: _set(limit_exceeded=True),
+        WAS_TAKEN: _taken_by("mailgun", mailgun.build_body),
         IS_DOWN: _strike(_DOWN),
     },
     "resend": {
@@ -158,7 +212,7 @@ STATES: dict[str, dict[str, Callable[[FakeServer, Any], None]]] = {
         DOMAIN_IS_UNVERIFIED: _set(verified_domains={"example.net"}),
         OUT_OF_QUOTA: _set(out_of="daily_quota"),
         TOO_FAST: _set(requests_per_second=0),
-        WAS_TAKEN: _taken_before,
+        WAS_TAKEN: _seen_by_resend,
         IS_DOWN: _strike(_DOWN),
     },
 }
