@@ -108,7 +108,7 @@ class Settings(Times, frozen=True, kw_only=True):
     ] = Secret("sqlite:///./hes.db")
     role: Annotated[
         Literal["all", "api", "mailer"],
-        Setting(one_of("all", "api", "mailer"), "What this process does: accept, send (mailer), or all", "api"),
+        Setting(one_of("all", "api", "mailer"), "What this process does: accept (api), send (mailer), or all", "all"),
     ] = "all"
     host: Annotated[str, Setting(_host, "Where to listen", "127.0.0.1")] = "127.0.0.1"
     port: Annotated[int, Setting(whole(0, 65535), "Where to listen; 0: any free port", "8025")] = 8025
