@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import urllib.parse
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Any
@@ -30,8 +31,10 @@ listen_port = 6432
 unix_socket_dir = {folder}
 auth_type = any
 pool_mode = transaction
-default_pool_size = 3
+default_pool_size = {connections}
 """
+CONNECTIONS = 3
+"""Which it has to the server."""
 
 
 def server_of(url: str) -> dict[str, Any]:
@@ -62,7 +65,11 @@ async def url() -> AsyncIterator[str]:
         async with postgres.database() as server_url:
             server = server_of(server_url)
             settings = Path(folder) / "pgbouncer.ini"
-            settings.write_text(SETTINGS.format(server=" ".join(f"{k}={v}" for k, v in server.items()), folder=folder))
+            settings.write_text(
+                SETTINGS.format(
+                    server=" ".join(f"{k}={v}" for k, v in server.items()), folder=folder, connections=CONNECTIONS
+                )
+            )
             settings.chmod(0o644)
             command = [str(PGBOUNCER), str(settings)]
             async with await anyio.open_process(
@@ -97,6 +104,17 @@ async def test_every_process_works_behind_it(url: str, clock: FakeClock) -> None
         for storage in (one, two) * 5:
             workers.start_soon(work, Bench(storage, clock))
     assert len(given) == len(set(given)) == 10, "all of them used the same ten keys"
+
+
+async def test_each_transaction_may_land_on_another_connection(url: str, clock: FakeClock) -> None:
+    """The first ones are taken by somebody else meanwhile, so what was prepared there is out of reach."""
+    async with open_postgres(PostgresUrl(url), new_policy(), next_id, clock) as storage, AsyncExitStack() as strangers:
+        bench = Bench(storage, clock)
+        for _ in range(CONNECTIONS):
+            assert await bench.settle(await bench.leased(), Outcome.ACCEPTED) == []
+            stranger = await PostgresUrl(url).connect()
+            strangers.push_async_callback(stranger.close)
+            await strangers.enter_async_context(stranger.transaction())
 
 
 async def test_what_a_transaction_sets_stays_in_it(url: str, clock: FakeClock) -> None:
