@@ -20,13 +20,13 @@ from hes.actors.actor import StorageTrouble
 from hes.actors.membership import Membership
 from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
-from hes.case import Backoff, Rules
+from hes.case import Backoff, Means, Rules
 from hes.ids import NewId
 from hes.mailer import Mailer, all_providers
 from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
-from hes.providers import Surroundings, make_provider
+from hes.providers import REGISTRY, Surroundings, make_provider
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
@@ -149,7 +149,22 @@ def rules_of(settings: Settings) -> Rules:
         backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in settings.providers},
         daily_quotas=daily_quotas(settings),
         lease_seconds=settings.lease_seconds,
+        means=means(settings),
     )
+
+
+def means(settings: Settings) -> dict[str, Means]:
+    """Of the providers that can be asked about a doubt, and are to be."""
+    found = {
+        p.name: Means(
+            doubt_seconds=p.doubt_seconds,
+            replay_seconds=REGISTRY[p.kind].replay_seconds,
+            look_up_seconds=REGISTRY[p.kind].look_up_seconds,
+        )
+        for p in settings.providers
+        if p.doubt_seconds > 0
+    }
+    return {name: one for name, one in found.items() if one.replay_seconds or one.look_up_seconds}
 
 
 def daily_quotas(settings: Settings) -> dict[str, int]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "hes").rglob("*.py"))
 
 # The protocols only, never one kind of provider or storage: any kind can then take the place of another.
-KINDLESS = "providers.provider storage.email_book storage.records storage.storage"
+KINDLESS = "providers.finding providers.provider storage.email_book storage.records storage.searches storage.storage"
 
 # Area (a file or folder of hes) -> what of hes it may import besides itself. What is not named here, nobody may.
 MAY_IMPORT = {
@@ -32,12 +32,13 @@ MAY_IMPORT = {
     # Pure decisions: with I/O in it the whole picture loses its centre.
     "case": "model",
     "routing": "case lanes model rotation",
-    "policy": "case errors lanes model routing timeline transitions",
+    "searching": "case model routing timeline",
+    "policy": "case errors lanes model routing searching timeline transitions",
     "interventions": "case errors lanes model policy routing timeline transitions",
     "providers": "errors mime model provider_settings",  # nothing of gates, retries, storage
     # policy and routing, since claiming and settling decide inside the transaction
-    "storage": "case errors ids interventions lanes model policy routing",
-    "actors": f"errors ids model telemetry transitions {KINDLESS}",
+    "storage": "case errors ids interventions lanes model policy routing searching",
+    "actors": f"errors ids model searching telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model setting settings telemetry {KINDLESS} storage.key_records",
     "client": "errors secret setting",  # a program of its own, over HTTP: nothing of the service

@@ -92,6 +92,8 @@ class Swept(Struct, frozen=True):
 
     lapsed: int = 0
     expired: int = 0
+    searched: int = 0
+    """In doubt for as long as they were to be."""
     more: bool = False
 
 

@@ -19,7 +19,6 @@ from hes.model import (
     Address,
     AttemptId,
     Decision,
-    Email,
     EmailId,
     Ended,
     Evidence,
@@ -34,8 +33,9 @@ from hes.policy import Policy, holds_lease
 from hes.routing import Given
 from hes.storage import accepting, accounts, book, cluster, tables
 from hes.storage.accounts import Quotas, QuotaTaken
-from hes.storage.batches import Insert, padded
+from hes.storage.batches import Insert
 from hes.storage.claiming import Claim
+from hes.storage.contents import contents, decode_email
 from hes.storage.database import Database
 from hes.storage.groups import GroupCommit
 from hes.storage.hints import Hints, NoHints
@@ -57,17 +57,14 @@ from hes.storage.records import (
     Verdict,
     leased,
 )
+from hes.storage.search_store import SearchStore
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
 
-_decode_email = msgspec.json.Decoder(Email).decode
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 _log = logging.getLogger("hes.storage")
 
-_select_content = sa.select(tables.emails.c.id, tables.emails.c.content).where(
-    tables.emails.c.id.in_(sa.bindparam("email_ids", expanding=True)), tables.emails.c.content.is_not(None)
-)
 _select_lapsed = (
     sa.select(tables.deliveries.c.email_id, tables.deliveries.c.attempt_id)
     .where(sa.text(tables.IS_LEASED), tables.deliveries.c.lease_ends_at <= sa.bindparam("now"))
@@ -79,6 +76,13 @@ _select_expired = (
     sa.select(tables.deliveries.c.email_id)
     .where(sa.text(tables.CAN_EXPIRE), tables.deliveries.c.expires_at <= sa.bindparam("now"))
     .order_by(tables.deliveries.c.expires_at)
+    .limit(BATCH)
+    .with_for_update(skip_locked=True)
+)
+_select_searched = (
+    sa.select(tables.deliveries.c.email_id)
+    .where(sa.text(tables.IS_IN_DOUBT), tables.deliveries.c.due_at <= sa.bindparam("now"))
+    .order_by(tables.deliveries.c.due_at)
     .limit(BATCH)
     .with_for_update(skip_locked=True)
 )
@@ -100,6 +104,7 @@ class SqlStorage:
         self.node_id = new_id()
         """Of this process."""
         self.keys = KeyStore(database, new_id)
+        self.searches = SearchStore(database, policy, new_id)
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
@@ -139,7 +144,7 @@ class SqlStorage:
                 if not given:
                     return Leases(more=due.more_lanes and given is not None)
                 email_ids = [one.delivery.email_id for one in given]
-                emails = _contents(connection, email_ids)
+                emails = contents(connection, email_ids)
                 if len(emails) == len(email_ids):
                     break
                 self._unreadable.update(set(email_ids) - emails.keys())
@@ -236,15 +241,20 @@ class SqlStorage:
             leased = connection.execute(select_leased, most).all()
             lapsed = [email_id for email_id, attempt_id in leased if attempt_id not in held][:BATCH]
             expired = connection.execute(_select_expired, {"now": now}).scalars().all()
-            ledger = load(connection, (EmailId(i) for i in (*lapsed, *expired)))
+            searched = connection.execute(_select_searched, {"now": now}).scalars().all()
+            ledger = load(connection, (EmailId(i) for i in (*lapsed, *expired, *searched)))
             for email_id in lapsed:
                 if (case := ledger.case(EmailId(email_id))) is not None and case.delivery.status is Status.SENDING:
                     ledger.change(self._policy.lapse(case, now))
             for email_id in expired:
                 if (case := ledger.case(EmailId(email_id))) is not None:
                     ledger.change(interventions.expire(case, now))
+            for email_id in searched:
+                if (case := ledger.case(EmailId(email_id))) is not None:
+                    ledger.change(self._policy.search_over(case, now))
             ledger.write(connection, self._new_id)
-            return Swept(len(lapsed), len(expired), more=BATCH in (len(lapsed), len(expired)))
+            counts = (len(lapsed), len(expired), len(searched))
+            return Swept(*counts, more=BATCH in counts)
 
         return await self._database.write(work)
 
@@ -325,7 +335,7 @@ class SqlStorage:
         def work(connection: sa.Connection, now: Millis) -> None:
             ledger = load(connection, [email_id])
             book.owned(ledger, project, email_id)
-            if needs_content and not _contents(connection, [email_id]):
+            if needs_content and not contents(connection, [email_id]):
                 raise WrongState("the content of this email was erased, so it can't be sent again")
             if (case := ledger.case(email_id)) is not None:
                 ledger.change(decide(case, now))
@@ -354,7 +364,7 @@ class SqlStorage:
                 tags=_decode_tags(email["tags"]),
                 reference=email["reference"],
                 stream=email["stream"],
-                email=_decode_email(content) if content is not None else None,
+                email=decode_email(content) if content is not None else None,
                 recipients=tuple(book.recipient_of(row) for row in recipients),
                 attempts=tuple(attempt_of(row) for row in attempts),
                 events=tuple(event_of(row) for row in events),
@@ -424,16 +434,3 @@ def _probes(given: Given, room: Room) -> list[cluster.Probe]:
         return [(given.provider, "")]
     domain = given.delivery.sender_domain
     return [(given.provider, domain)] if domain in room.probing_domains else []
-
-
-def _contents(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[EmailId, Email]:
-    """The emails that can be read. One that can't be stays where it is and is told: it must not stop the others."""
-    emails: dict[EmailId, Email] = {}
-    if not email_ids:
-        return emails
-    for email_id, content in connection.execute(_select_content, {"email_ids": padded(email_ids)}):
-        try:
-            emails[email_id] = _decode_email(content)
-        except msgspec.MsgspecError:
-            _log.exception("the stored content of email %s can't be read; it is not sent", email_id)
-    return emails

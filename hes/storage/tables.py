@@ -17,6 +17,8 @@ Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 IS_WAITING = "status IN ('scheduled', 'queued')"
 IS_LEASED = "status = 'sending'"
 CAN_EXPIRE = "status IN ('scheduled', 'queued', 'in_doubt')"
+IS_IN_DOUBT = "status = 'in_doubt'"
+IS_WAITING_EVENT = "due_at IS NOT NULL"
 
 
 _HOT = {
@@ -86,6 +88,7 @@ deliveries = sa.Table(
     _partial("deliveries_waiting", ["lane", "due_at"], IS_WAITING),
     _partial("deliveries_leased", ["lease_ends_at"], IS_LEASED),
     _partial("deliveries_expiring", ["expires_at"], CAN_EXPIRE),
+    _partial("deliveries_in_doubt", ["due_at"], IS_IN_DOUBT),
     sqlite_with_rowid=False,
     postgresql_with=_HOT,
 )
@@ -124,6 +127,24 @@ attempts = sa.Table(
     postgresql_with=_OFTEN,
 )
 
+searches = sa.Table(
+    "searches",
+    metadata,
+    sa.Column("attempt_id", Text, primary_key=True),
+    sa.Column("email_id", Text, nullable=False),
+    sa.Column("provider", Text, nullable=False),
+    sa.Column("next_at", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("lease", Text),
+    sa.Column("asked", sa.Integer, nullable=False),
+    sa.Column("lost", sa.Integer, nullable=False),
+    sa.Column("told", Text, nullable=False),
+    sa.Index("searches_due", "provider", "next_at"),
+    sa.Index("searches_until", "until"),
+    sqlite_with_rowid=False,
+    postgresql_with=_OFTEN,
+)
+
 events = sa.Table(
     "events",
     metadata,
@@ -135,6 +156,21 @@ events = sa.Table(
     sa.Column("recipient", Text),
     sa.Column("data", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+provider_events = sa.Table(
+    "provider_events",
+    metadata,
+    sa.Column("provider", Text, primary_key=True),
+    sa.Column("dedup_id", Text, primary_key=True),
+    sa.Column("received_at", sa.BigInteger, nullable=False),
+    sa.Column("vendor_type", Text, nullable=False),
+    sa.Column("event", Text),  # hes.reports.ProviderEvent as JSON; NULL once it stands in a timeline
+    sa.Column("due_at", sa.BigInteger),  # when its email is looked for again; NULL: not any more
+    sa.Index("provider_events_received_at", "received_at"),
+    _partial("provider_events_waiting", ["due_at"], IS_WAITING_EVENT),
+    sqlite_with_rowid=False,
+    postgresql_with=_OFTEN,
 )
 
 idempotency = sa.Table(
