@@ -27,16 +27,18 @@ from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
 from hes.providers import REGISTRY, Surroundings, make_provider
+from hes.providers.hook import ReadEvents
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
+from hes.secret import Secret
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
 from hes.web.api_keys import ApiKeys, StoredKeys
-from hes.web.desk import Budget, Desk, Readiness
+from hes.web.desk import Budget, Desk, ReadHook, Readiness
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
 
@@ -130,6 +132,21 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
     return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
 
 
+def make_hooks(settings: Settings) -> dict[str, ReadHook]:
+    """Of the providers that tell something and have a secret to know it by."""
+    found = {}
+    for provider in settings.providers:
+        read_events, secret = REGISTRY[provider.kind].read_events, provider.webhook_secret
+        if read_events is not None and secret is not None:
+            found[provider.name] = _hook(read_events, secret)
+    return found
+
+
+def _hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
+    # Revealed for each POST: it may stand in a file that changes.
+    return lambda headers, body, at: read_events(headers, body, secret.reveal(), at)
+
+
 def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: Clock) -> Operator:
     return Operator(
         storage,
@@ -197,6 +214,8 @@ def make_desk(
         emails=storage,
         authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
         keys=storage.keys,
+        inbox=storage.inbox,
+        hooks=make_hooks(settings),
         rates=Rates(time.monotonic),
         readiness=readiness,
         gates=operator,

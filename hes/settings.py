@@ -40,13 +40,10 @@ NOT_BUILT_YET = {
     "HES_QUEUE_LIMIT_BYTES": "nothing limits what waits",
     "HES_RETENTION_CONTENT": "nothing is deleted",
     "HES_RETENTION_HISTORY": "nothing is deleted",
-    "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
     "HES_PUBLIC_URL": "nothing links back to HES",
     "HES_METRICS": "there are no metrics",
     "OTEL_*": "there is no telemetry",
-    "webhook_secret": "no events are read",
     "from": "the sender is the email's",
-    "doubt_seconds": "nothing searches for what is in doubt",
 }
 """Settings that are read and checked, and what is missing for them to do something. Shrinks as parts are built."""
 

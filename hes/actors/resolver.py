@@ -70,7 +70,10 @@ class Finder:
 
 
 class Resolver:
-    """Mailbox: none; it looks for due questions once per period, and when a hand comes free."""
+    """Mailbox: none; it looks for due questions once per period, and when a hand comes free.
+
+    And for events that came too early to be told: they prove something too.
+    """
 
     name = "resolver"
 
@@ -97,6 +100,8 @@ class Resolver:
             while True:
                 self._woken = anyio.Event()
                 try:
+                    while await self._storage.inbox.match():
+                        pass
                     await self._claim(hands)
                 except StorageUnavailable:
                     self._trouble.note()

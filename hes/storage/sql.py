@@ -37,6 +37,7 @@ from hes.storage.batches import Insert
 from hes.storage.claiming import Claim
 from hes.storage.contents import contents, decode_email
 from hes.storage.database import Database
+from hes.storage.event_store import EventStore
 from hes.storage.groups import GroupCommit
 from hes.storage.hints import Hints, NoHints
 from hes.storage.keys import KeyStore
@@ -63,6 +64,9 @@ BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
 
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
+EVENT_KEPT_MS = 7 * 24 * 3600 * 1000
+"""For how long a provider's event is known again. They repeat one for a day at most."""
+
 _log = logging.getLogger("hes.storage")
 
 _select_lapsed = (
@@ -105,6 +109,7 @@ class SqlStorage:
         """Of this process."""
         self.keys = KeyStore(database, new_id)
         self.searches = SearchStore(database, policy, new_id)
+        self.inbox = EventStore(database, policy, new_id)
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
@@ -382,17 +387,16 @@ class SqlStorage:
         await self._database.write(work)
 
     async def prune(self) -> int:
-        keys = tables.idempotency.c
+        keys, events, searches = tables.idempotency.c, tables.provider_events.c, tables.searches.c
 
         def work(connection: sa.Connection, now: Millis) -> int:
-            outlived = (
-                sa.select(keys.project, keys.key)
-                .where(keys.created_at <= now - accepting.KEY_LIFETIME_MS)
-                .order_by(keys.created_at)
-                .limit(BATCH)
+            old_keys = keys.created_at <= now - accepting.KEY_LIFETIME_MS
+            old_events = events.received_at <= now - EVENT_KEPT_MS
+            return (
+                _delete_some(connection, [keys.project, keys.key], old_keys)
+                + _delete_some(connection, [events.provider, events.dedup_id], old_events)
+                + _delete_some(connection, [searches.attempt_id], searches.until <= now)
             )
-            gone = sa.delete(tables.idempotency).where(sa.tuple_(keys.project, keys.key).in_(outlived))
-            return connection.execute(gone).rowcount
 
         return await self._database.write(work)
 
@@ -421,6 +425,12 @@ _select_attempts = (
     sa.select(tables.attempts).where(tables.attempts.c.email_id == _of_email).order_by(tables.attempts.c.number)
 )
 _select_events = sa.select(tables.events).where(tables.events.c.email_id == _of_email).order_by(tables.events.c.id)
+
+
+def _delete_some(connection: sa.Connection, key: Sequence[sa.Column[Any]], outlived: sa.ColumnElement[bool]) -> int:
+    """At most a batch of those rows."""
+    some = sa.select(*key).where(outlived).limit(BATCH)
+    return connection.execute(sa.delete(key[0].table).where(sa.tuple_(*key).in_(some))).rowcount
 
 
 def not_found(email_id: str) -> NotFound:

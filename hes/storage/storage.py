@@ -10,6 +10,7 @@ from typing import Protocol
 
 from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Millis, Node, Room
 from hes.storage.hints import Hints
+from hes.storage.inbox import Inbox
 from hes.storage.records import Accepted, Leases, NewEmail, Presence, Settled, StoredEmail, Swept
 from hes.storage.searches import Searches
 
@@ -25,6 +26,8 @@ class Storage(Protocol):
 
     @property
     def searches(self) -> Searches: ...
+    @property
+    def inbox(self) -> Inbox: ...
 
     async def accept(self, new: NewEmail) -> Accepted:
         """Commit the email, its delivery (due now), its timeline and its idempotency key, in one transaction.
@@ -134,7 +137,10 @@ class Storage(Protocol):
         ...
 
     async def prune(self) -> int:
-        """Forget idempotency keys older than 24 hours, at most 500. Returns how many."""
+        """Forget idempotency keys older than 24 hours, old events of providers, searches that are over.
+
+        At most 500 each. Returns how many.
+        """
         ...
 
     async def check(self) -> None:

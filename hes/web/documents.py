@@ -151,9 +151,9 @@ _PARAMETERS: dict[str, list[dict[str, Any]]] = {
 _OPTIONAL_BODIES = {"sendEmailAgain"}
 
 
-def problems(*statuses: int) -> dict[int, ResponseSpec]:
+def problems(*statuses: int, needs_key: bool = True) -> dict[int, ResponseSpec]:
     """The error answers of one operation. Where a key is asked for, there may be too many wrong ones."""
-    statuses = tuple(sorted({*statuses, 429})) if 401 in statuses else statuses
+    statuses = tuple(sorted({*statuses, 429})) if 401 in statuses and needs_key else statuses
     return {
         status: ResponseSpec(Problem, description=_TITLES[status], media_type=MEDIA_TYPE, generate_examples=False)
         for status in statuses

@@ -36,6 +36,7 @@ from hes.routing import Given
 from hes.storage.accepting import KEY_LIFETIME_MS, first_events, new_delivery
 from hes.storage.cluster import PRESENT_MS
 from hes.storage.hints import Hints, NoHints
+from hes.storage.inbox import Taken
 from hes.storage.records import (
     Accepted,
     Leases,
@@ -50,6 +51,7 @@ from hes.storage.records import (
 )
 from hes.storage.search_store import ask, claimed, proof_of, put_back
 from hes.storage.searches import Asked, Asking
+from hes.told import Told
 
 BATCH = 500
 DAY_MS = 24 * 3600 * 1000
@@ -90,6 +92,18 @@ class MemoryStorage:
     def searches(self) -> "MemoryStorage":
         """Itself: the verbs of both."""
         return self
+
+    @property
+    def inbox(self) -> "MemoryStorage":
+        return self
+
+    async def take(self, provider: str, told: Told) -> Taken:
+        raise NotImplementedError
+
+    async def match(self) -> int:
+        """Nothing ever waits here: only databases take events in."""
+        self._reach()
+        return 0
 
     @property
     def is_busy(self) -> bool:

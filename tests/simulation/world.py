@@ -251,6 +251,14 @@ class NodeStorage:
     def searches(self) -> "NodeStorage":
         return self
 
+    @property
+    def inbox(self) -> "NodeStorage":
+        return self
+
+    async def match(self) -> int:
+        await self._thread.step()
+        return await self._storage.match()
+
     async def claim(self, hands: Mapping[str, int], may_replay: Mapping[str, bool]) -> list[Asking]:
         await self._thread.step()
         claimed = await self._storage.claim(hands, may_replay)
