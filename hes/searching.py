@@ -106,8 +106,13 @@ def summary(way: Way, answer: str) -> str:
 def _may_replay(case: Case, attempt: Attempt, search: Search) -> bool:
     delivery = case.delivery
     is_unmoved = delivery.status is Status.IN_DOUBT or delivery.reason is Reason.DOUBT
-    is_suspect = delivery.lapses >= POISON_LAPSES - 1 or search.lost >= LOST_REPLAYS
+    is_suspect = delivery.lapses >= POISON_LAPSES - 1 or times_lost(search) >= LOST_REPLAYS
     return is_unmoved and attempt.id == case.attempts[-1].id and not is_suspect
+
+
+def times_lost(search: Search) -> int:
+    """With the one who had it last, if the search was not put back."""
+    return search.lost + (search.lease is not None)
 
 
 def _acts_at(delivery: Delivery) -> Millis:

@@ -118,8 +118,7 @@ def ask(policy: Policy, case: Case, search: Search, now: Millis, *, may_replay: 
 
 def claimed(search: Search, lease: str, until: Millis) -> Search:
     """In somebody's hands. Who had it before and did not put it back is lost."""
-    lost = search.lost + (search.lease is not None)
-    return replace(search, lease=lease, next_at=until, asked=search.asked + 1, lost=lost)
+    return replace(search, lease=lease, next_at=until, asked=search.asked + 1, lost=searching.times_lost(search))
 
 
 def put_back(case: Case, asked: Asked, now: Millis) -> Search:

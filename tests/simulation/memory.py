@@ -406,7 +406,10 @@ class MemoryStorage:
         outlived = [k for k, (_, first) in self._keys.items() if first.created_at <= now - KEY_LIFETIME_MS]
         for key in outlived[:BATCH]:
             del self._keys[key]
-        return len(outlived[:BATCH])
+        over = [attempt_id for attempt_id, search in self.searching.items() if search.until <= now]
+        for attempt_id in over[:BATCH]:
+            del self.searching[attempt_id]
+        return len(outlived[:BATCH]) + len(over[:BATCH])
 
     async def check(self) -> None:
         self._reach()
