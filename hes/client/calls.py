@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
-from hes.client.types import Accepted, BatchItem, Decision, Email, EmailPage, Health, Key, Provider, Time
+from hes.client.types import Accepted, BatchItem, Decision, Email, EmailPage, Health, Key, Many, Provider, Time
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def email(email_id: str, *, content: bool = False, is_repeatable: bool = False) 
 
 
 def emails(filters: Mapping[str, Any], cursor: str | None) -> Call[EmailPage]:
-    given = {name: _text(value) for name, value in _named({**filters, "cursor": cursor}).items() if value is not None}
+    given = _given(filters, cursor)
     return Call(method="GET", path=f"/v1/emails?{urlencode(given)}" if given else "/v1/emails")
 
 
@@ -53,6 +53,15 @@ def cancel(email_id: str) -> Call[Email]:
 
 def resolve(email_id: str, decision: Decision) -> Call[Email]:
     return Call(method="POST", path=f"{_email(email_id)}/resolve", body=_json({"decision": decision}))
+
+
+def cancel_many(filters: Mapping[str, Any], cursor: str | None) -> Call[Many]:
+    return Call(method="POST", path="/v1/emails/cancel", body=_json({"filter": _given(filters, cursor)}))
+
+
+def resolve_many(decision: Decision, filters: Mapping[str, Any], cursor: str | None) -> Call[Many]:
+    body = {"decision": decision, "filter": _given(filters, cursor)}
+    return Call(method="POST", path="/v1/emails/resolve", body=_json(body))
 
 
 def send_again(email_id: str, send_at: Time | None) -> Call[Email]:
@@ -108,6 +117,12 @@ def _segment(name: str) -> str:
     if not name:
         raise ValueError("an id or a name must not be empty")
     return quote(name, safe="")
+
+
+def _given(filters: Mapping[str, Any], cursor: str | None) -> dict[str, str]:
+    """The filters that say something, as texts."""
+    named = _named({**filters, "cursor": cursor})
+    return {name: _text(value) for name, value in named.items() if value is not None}
 
 
 def _named(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,16 @@ class Page(Struct, frozen=True):
     more: bool
 
 
+class Many(Struct, frozen=True):
+    """What became of a batch of emails that a filter fits."""
+
+    changed: int
+    skipped: int
+    """They fit, but it could not be done to them."""
+    last: EmailId | None
+    """The oldest of them, if there may be more that are older still."""
+
+
 class StoredEmail(Struct, frozen=True, kw_only=True):
     """All that is known of one email."""
 

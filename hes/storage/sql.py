@@ -4,6 +4,7 @@ A kind of database adds only how a write transaction begins, what time it is, an
 (`hes.storage.database`).
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ from hes.storage.records import (
     IdempotencyKey,
     Leases,
     ListQuery,
+    Many,
     NewEmail,
     Page,
     Presence,
@@ -64,6 +66,10 @@ BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
 
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
+CANCELLABLE = frozenset({Status.DRAFT, Status.SCHEDULED, Status.QUEUED})
+RESOLVABLE = frozenset({Status.HELD, Status.IN_DOUBT})
+"""Which of those that a filter fits are looked at."""
+
 EVENT_KEPT_MS = 7 * 24 * 3600 * 1000
 """For how long a provider's event is known again. They repeat one for a day at most."""
 
@@ -320,6 +326,41 @@ class SqlStorage:
             return interventions.reschedule(case, send_at, now)
 
         await self._decide(project, email_id, decide)
+
+    async def cancel_many(self, project: str, query: ListQuery) -> Many:
+        return await self._decide_many(project, query, CANCELLABLE, interventions.cancel)
+
+    async def resolve_many(self, project: str, query: ListQuery, decision: Decision, by: str) -> Many:
+        return await self._decide_many(
+            project,
+            query,
+            RESOLVABLE,
+            lambda case, now: interventions.resolve(case, decision, now, by),
+            needs_content=decision is Decision.RESEND,
+        )
+
+    async def _decide_many(
+        self,
+        project: str,
+        query: ListQuery,
+        statuses: Collection[Status],
+        decide: Callable[[Case, Millis], Change | None],
+        *,
+        needs_content: bool = False,
+    ) -> Many:
+        def work(connection: sa.Connection, now: Millis) -> Many:
+            some = book.some_of(connection, project, query, statuses, with_content=needs_content)
+            ledger = load(connection, (email_id for email_id, is_fit in some if is_fit))
+            changed = 0
+            for case in ledger.cases():
+                with contextlib.suppress(WrongState):
+                    change = decide(case, now)
+                    changed += change is not None
+                    ledger.change(change)
+            ledger.write(connection, self._new_id)
+            return Many(changed, len(some) - changed, some[-1][0] if len(some) == query.limit else None)
+
+        return await self._database.write(work)
 
     async def erase(self, project: str, email_id: EmailId) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:

@@ -36,7 +36,7 @@ from hes.errors import (
 from hes.web.email_request import NOT_BUILT, EmailRequest
 from hes.web.key_request import KeyRequest
 from hes.web.problems import MEDIA_TYPE, Problem, problem_of, unavailable
-from hes.web.requests import ResolveRequest, SendRequest
+from hes.web.requests import CancelManyRequest, ResolveManyRequest, ResolveRequest, SendRequest
 from hes.web.views import AcceptedView, EmailView, Health
 
 _TITLES = {
@@ -99,6 +99,11 @@ _BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "sendEmailAgain": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
     "rescheduleEmail": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
     "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
+    "resolveEmails": (
+        "ResolveManyRequest",
+        {"held": {"decision": "resend", "filter": {"status": "held", "provider": "sendgrid"}}},
+    ),
+    "cancelEmails": ("CancelManyRequest", {"tag": {"filter": {"tag": "campaign:spring"}}}),
     "createKey": ("KeyRequest", {"full": _KEY, "test": {"name": "try it", "test": True}}),
 }
 _IDEMPOTENCY_KEY = {
@@ -192,7 +197,8 @@ def _config() -> OpenAPIConfig:
 
 
 def _schemas() -> dict[str, Any]:
-    types = [EmailRequest, SendRequest, ResolveRequest, KeyRequest, AcceptedView, EmailView, Health, Problem]
+    bodies = [EmailRequest, SendRequest, ResolveRequest, ResolveManyRequest, CancelManyRequest, KeyRequest]
+    types = [*bodies, AcceptedView, EmailView, Health, Problem]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     email = schemas["EmailRequest"]
     items = {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"$ref": "#/components/schemas/EmailRequest"}}

@@ -27,7 +27,7 @@ MOST_IN_BATCH = 1000
 MOST_IN_PAGE = 100
 
 _TEXTS = ("to", "from", "tag", "reference", "provider")
-_FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", "limit", "cursor")
+FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", "limit", "cursor")
 
 
 class EmailPage(Struct, frozen=True):
@@ -68,10 +68,10 @@ class BatchView(Struct, frozen=True):
 async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> EmailPage:
     principal = await authorize(desk.authenticator, request, "emails:read")
     page = await desk.emails.list(
-        principal.project, read_list_query(read_query(request.scope["query_string"], *_FILTERS))
+        principal.project, read_list_query(read_query(request.scope["query_string"], *FILTERS))
     )
     last = page.emails[-1].delivery.email_id if page.more else None
-    return EmailPage([email_summary(one) for one in page.emails], _cursor(last) if last else None)
+    return EmailPage([email_summary(one) for one in page.emails], cursor_of(last) if last else None)
 
 
 def read_list_query(given: dict[str, str]) -> ListQuery:
@@ -125,7 +125,7 @@ def _read_limit(text: str) -> int:
     return int(text)
 
 
-def _cursor(last: EmailId) -> str:
+def cursor_of(last: EmailId) -> str:
     return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
 
 

@@ -8,6 +8,7 @@ from litestar.di import Provide
 from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
+from hes.web.bulk import cancel_emails, resolve_emails
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
 from hes.web.documents import describe
@@ -53,6 +54,8 @@ def _routers(max_body_bytes: int) -> list[Router]:
             reschedule_email,
             cancel_email,
             resolve_email,
+            resolve_emails,
+            cancel_emails,
             erase_email,
         ],
         tags=["emails"],

@@ -9,7 +9,7 @@ import pytest
 
 from hes.model import Decision, EventType, OnDoubt, Outcome, Reason, Resolution, Status
 from hes.web.email_request import NOT_BUILT
-from hes.web.many import _FILTERS
+from hes.web.many import FILTERS
 from hes.web.problems import MEDIA_TYPE, Problem
 from hes.web.routes import _document
 from hes.web.shape import FIELDS
@@ -46,6 +46,8 @@ def test_every_route_is_in_it() -> None:
     assert {(path, *sorted(methods)) for path, methods in DOCUMENT["paths"].items()} == {
         ("/v1/emails", "get", "post"),
         ("/v1/emails/batch", "post"),
+        ("/v1/emails/resolve", "post"),
+        ("/v1/emails/cancel", "post"),
         ("/v1/emails/{email_id}", "delete", "get", "patch"),
         ("/v1/emails/{email_id}/send", "post"),
         ("/v1/emails/{email_id}/cancel", "post"),
@@ -171,4 +173,4 @@ async def test_options_names_all_methods_of_a_path(hes: Service) -> None:
 
 
 def test_what_filters_a_list_is_told() -> None:
-    assert [p["name"] for p in OPERATIONS["listEmails"]["parameters"]] == list(_FILTERS)
+    assert [p["name"] for p in OPERATIONS["listEmails"]["parameters"]] == list(FILTERS)
