@@ -1,13 +1,13 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test lint format bench readme lock clean
+.PHONY: help setup run test chaos lint format bench bench-queue readme lock clean
 export PYTHON
 
 BIN = .venv/bin
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## Make .venv with everything, from the hash-locked files
 	@sh tools/setup.sh
@@ -18,6 +18,9 @@ run: setup  ## Serve on SQLite with the outbox; prints the URL, a key and a curl
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+chaos: setup  ## Kill mailers under load on Postgres, for longer than the tests do
+	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k killed
+
 lint: setup  ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -27,8 +30,11 @@ format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure emails per second, end to end
-	$(BIN)/python -m benchmarks.end_to_end
+bench: setup  ## Measure emails per second, end to end (ARGS=--postgres)
+	$(BIN)/python -m benchmarks.end_to_end $(ARGS)
+
+bench-queue: setup  ## Measure what claiming costs on Postgres, however much waits (ARGS="--waiting 1000,10000")
+	$(BIN)/python -m benchmarks.queue $(ARGS)
 
 # Why pip options and not uv.lock: uv.lock names a host on each line. dev.txt leaves out what runtime.txt holds, so
 # that no package is pinned twice; they are installed together.

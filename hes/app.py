@@ -6,6 +6,7 @@ What a process has: `api` the HTTP application, `mailer` the mailer and its heal
 storage each says now and then that it is there (`hes.actors.membership`).
 """
 
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from hes.actors.membership import Membership
 from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
 from hes.case import Backoff, Means, Rules
+from hes.errors import StorageUnavailable
 from hes.ids import NewId
 from hes.mailer import Mailer, all_providers
 from hes.model import Clock, Millis
@@ -34,10 +36,12 @@ from hes.routing import OUTBOX
 from hes.secret import Secret
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.postgres import PostgresUrl, open_postgres
+from hes.storage.records import Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
 from hes.web.api_keys import ApiKeys, StoredKeys
+from hes.web.backlog import Backlog
 from hes.web.desk import Budget, Desk, ReadHook, Readiness
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
@@ -75,7 +79,10 @@ class Process:
         self._is_stopping = anyio.Event()
         self.readiness = Readiness()
         operator = make_operator(settings, storage, node, clock)
-        desk = make_desk(settings, storage, operator, node, new_id, clock, self.readiness, self._stored_keys)
+        self._backlog = make_backlog(settings, storage)
+        desk = make_desk(
+            settings, storage, operator, node, new_id, clock, self.readiness, self._stored_keys, self._backlog
+        )
         self.web: Litestar = create_web(desk, docs=settings.docs, only_health=settings.role == "mailer")
 
     @property
@@ -83,10 +90,18 @@ class Process:
         """Calls to providers."""
         return self._mailer.in_flight if self._mailer is not None else 0
 
+    async def prepare(self) -> None:
+        """Before the first request; a storage that is away is no reason not to begin."""
+        if self._backlog.is_limited:
+            with contextlib.suppress(StorageUnavailable):
+                await self._backlog.refresh()
+
     async def run(self) -> None:
         """Work until `stop`, then let what is in flight end. Raises what an actor died of."""
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._stored_keys.run)
+            if self._backlog.is_limited:
+                beside.start_soon(self._backlog.run)
             if self._is_shared:
                 beside.start_soon(self._supervisor.run, self._membership)
             if self._mailer is not None:
@@ -197,6 +212,10 @@ def sqlite_path(settings: Settings) -> Path:
     return Path(sa.make_url(settings.database_url.reveal()).database or "hes.db")
 
 
+def make_backlog(settings: Settings, storage: SqlStorage) -> Backlog:
+    return Backlog(storage, Waiting(settings.queue_limit, settings.queue_limit_bytes), time.monotonic)
+
+
 def make_desk(
     settings: Settings,
     storage: SqlStorage,
@@ -206,6 +225,7 @@ def make_desk(
     clock: Clock,
     readiness: Readiness,
     stored_keys: StoredKeys,
+    backlog: Backlog,
 ) -> Desk:
     """What the HTTP handlers work with."""
     bootstrap = settings.bootstrap_key.reveal() if settings.bootstrap_key else None
@@ -217,6 +237,7 @@ def make_desk(
         inbox=storage.inbox,
         hooks=make_hooks(settings),
         rates=Rates(time.monotonic),
+        backlog=backlog,
         readiness=readiness,
         gates=operator,
         wake=node.wake,

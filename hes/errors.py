@@ -9,6 +9,7 @@ HesError
 │   ├── Forbidden          403
 │   ├── NotFound           404
 │   ├── WrongState         409
+│   ├── KeyInUse           409, with Retry-After
 │   ├── WrongVersion       412
 │   ├── TooLarge           413
 │   ├── UnsupportedType    415
@@ -84,6 +85,18 @@ class WrongState(CallerError):
     status, title = 409, "Wrong state"
 
 
+class KeyInUse(CallerError):
+    """Another request with this idempotency key is being written just now; in a moment there will be its answer."""
+
+    status, title = 409, "Idempotency key in use"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the same Idempotency-Key is being worked on by another request; try again in a moment",
+            headers={"Retry-After": "1"},
+        )
+
+
 class WrongVersion(CallerError):
     """`If-Match` names another version than the one there is (RFC 9110, section 13.1.1)."""
 
@@ -123,6 +136,10 @@ class TooMany(CallerError):
 
     def __init__(self, detail: str, wait_seconds: float) -> None:
         super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(wait_seconds)))})
+
+
+class Unready(HesError):
+    """A process that wants no traffic; says why."""
 
 
 class StorageError(HesError):

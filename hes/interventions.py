@@ -9,7 +9,7 @@ from hes import timeline
 from hes.case import Case, Change
 from hes.errors import WrongState
 from hes.lanes import lane_of
-from hes.model import Decision, EventType, Millis, Outcome, Reason, Resolution, Status
+from hes.model import Decision, Delivery, EventType, Millis, Outcome, Reason, Resolution, Status
 from hes.routing import POISON_LAPSES, Routing
 from hes.transitions import Cause, allows, move
 
@@ -114,6 +114,12 @@ def reschedule(case: Case, send_at: Millis, now: Millis) -> Change:
     return Change(moved, (timeline.scheduled(moved, EventType.RESCHEDULED, now),))
 
 
+def check_edit(delivery: Delivery) -> None:
+    """Its content can still be another one. Raises WrongState."""
+    if delivery.status is not Status.DRAFT:
+        raise WrongState(f"an email that is `{delivery.status}` can't be edited; only a draft can")
+
+
 def expire(case: Case, now: Millis) -> Change | None:
     """Its time is over. None: it is not, or nothing follows from it."""
     delivery = case.delivery
@@ -141,3 +147,22 @@ def disbelieve(routing: Routing, case: Case, provider: str, now: Millis) -> Chan
     queued = move(delivery, Cause.NOT_BELIEVED, Status.QUEUED, tried=(provider,), due_at=now)
     why = f"{provider} rejects everything, so its word does not count"
     return Change(queued, (timeline.queued(queued, now, last, why=why),))
+
+
+ON_THEIR_WAY = tuple(status for status in Status if allows(status, Cause.RESTORED))
+
+
+def restore(case: Case, now: Millis) -> Change | None:
+    """The database is a backup of earlier: whatever was on its way then may have gone out since. None: it was not.
+
+    A person decides about it. What was in a provider's hands is in doubt.
+    """
+    delivery = case.delivery
+    if not allows(delivery.status, Cause.RESTORED):
+        return None
+    detail = "the database was restored from a backup made while this call was being made"
+    in_hand = case.attempt(delivery.attempt_id)
+    over = () if in_hand is None else (replace(in_hand, outcome=Outcome.IN_DOUBT, ended_at=now, detail=detail),)
+    free = replace(delivery, attempt_id=None, lease_ends_at=None)
+    held = move(free, Cause.RESTORED, Status.HELD, Reason.RESTORED)
+    return Change(held, (timeline.held(held, now),), attempts=over)

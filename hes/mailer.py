@@ -110,6 +110,8 @@ class Mailer:
             held=lambda: [attempt_id for sender in self._senders.values() for attempt_id in sender.in_hand],
             period_seconds=settings.poll_seconds,
             lease_seconds=settings.lease_seconds,
+            keep_contents_days=settings.retention_content,
+            keep_history_days=settings.retention_history,
             monotonic=monotonic,
             rng=rng,
         )

@@ -50,10 +50,16 @@ class Server(uvicorn.Server):
         self._tell_started()
 
 
-async def serve(settings: Settings, *, clock: Clock = now, started: Callable[[str], object] = lambda _: None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    clock: Clock = now,
+    started: Callable[[str], object] = lambda _: None,
+    listener: socket.socket | None = None,
+) -> None:
     """One process's life: start, work until SIGTERM or SIGINT, stop within the grace period.
 
-    `started`: is told the URL once it serves.
+    `started`: is told the URL once it serves. `listener`: to serve on, if it is there already.
 
     Raises ConfigError, and what an actor or the storage died of: then the process must end, and not with 0.
     """
@@ -63,12 +69,13 @@ async def serve(settings: Settings, *, clock: Clock = now, started: Callable[[st
     for name in settings.without_effect():
         _log.warning("%s is set, but has no effect yet", name)
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(listen(settings.host, settings.port))
+        listener = listener or stack.enter_context(listen(settings.host, settings.port))
         storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng))
         if settings.role != "mailer":
             await _warn_without_admin(settings, storage)
         process = Process(settings, storage, new_id, clock, rng)
         stack.push_async_callback(process.aclose)
+        await process.prepare()
 
         def tell_started() -> None:
             _log.info("HES %s serves %s", __version__, url_of(listener))

@@ -36,10 +36,6 @@ from hes.secret import Secret, Wrong
 from hes.setting import Setting, closest, declared, http_url, is_loopback, matching, one_of, switch, text, whole
 
 NOT_BUILT_YET = {
-    "HES_QUEUE_LIMIT": "nothing limits what waits",
-    "HES_QUEUE_LIMIT_BYTES": "nothing limits what waits",
-    "HES_RETENTION_CONTENT": "nothing is deleted",
-    "HES_RETENTION_HISTORY": "nothing is deleted",
     "HES_PUBLIC_URL": "nothing links back to HES",
     "HES_METRICS": "there are no metrics",
     "OTEL_*": "there is no telemetry",
@@ -108,7 +104,8 @@ class Settings(Times, frozen=True, kw_only=True):
         ),
     ] = Secret("sqlite:///./hes.db")
     role: Annotated[
-        Literal["all", "api", "mailer"], Setting(one_of("all", "api", "mailer"), "What this process does", "all")
+        Literal["all", "api", "mailer"],
+        Setting(one_of("all", "api", "mailer"), "What this process does: accept (api), send (mailer), or all", "all"),
     ] = "all"
     host: Annotated[str, Setting(_host, "Where to listen", "127.0.0.1")] = "127.0.0.1"
     port: Annotated[int, Setting(whole(0, 65535), "Where to listen; 0: any free port", "8025")] = 8025
@@ -128,7 +125,9 @@ class Settings(Times, frozen=True, kw_only=True):
     ] = ()
     outbox_dir: Annotated[Path, Setting(_path, "The outbox's Maildir", "./outbox", default="./outbox")] = Path("outbox")
     max_body_bytes: Annotated[int, Setting(whole(1, 2**31), "The largest request body", "31457280")] = 31_457_280
-    queue_limit: Annotated[int, Setting(_amount, "Emails that may wait; 0: any number", "1000000")] = 0
+    queue_limit: Annotated[
+        int, Setting(_amount, "Emails that may wait before sends get 503; 0: any number", "1000000")
+    ] = 0
     queue_limit_bytes: Annotated[int, Setting(_amount, "The same in bytes", "10737418240")] = 0
     on_doubt: Annotated[
         OnDoubt, Setting(_on_doubt, "What follows when nobody can know whether an email was taken", "hold")

@@ -95,6 +95,12 @@ def database_url(name: str) -> str:
     return urllib.parse.urlunsplit(parts._replace(path=f"/{name}"))
 
 
+def as_user(url: str, name: str) -> str:
+    """The same database for somebody else."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(netloc=f"{name}@{parts.netloc.rpartition('@')[2]}"))
+
+
 @asynccontextmanager
 async def database() -> AsyncIterator[str]:
     """The URL of a database that nobody else uses, as the migrations leave it.
@@ -109,6 +115,17 @@ async def database() -> AsyncIterator[str]:
             _free.append(name)
         else:
             await execute(_server_url(), f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@contextmanager
+def filled_database(*statements: str) -> Iterator[str]:
+    """One of its own with rows in it, for a whole module: they take longer than a test may."""
+    name = in_thread(_create(migrated=True))
+    try:
+        in_thread(execute(database_url(name), *statements))
+        yield database_url(name)
+    finally:
+        in_thread(execute(_server_url(), f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
 @contextmanager

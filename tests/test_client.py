@@ -106,6 +106,18 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
         (("send_again", ID), {}, f"POST /v1/emails/{ID}/send", None),
         (("send_again", ID), {"send_at": NOON}, f"POST /v1/emails/{ID}/send", {"send_at": "2026-01-31T12:00:00Z"}),
         (("reschedule", ID, NOON), {}, f"PATCH /v1/emails/{ID}", {"send_at": "2026-01-31T12:00:00Z"}),
+        (
+            ("edit", ID),
+            {"from_": "a@b.example", "send_at": NOON},
+            f"PATCH /v1/emails/{ID}",
+            {"from": "a@b.example", "send_at": "2026-01-31T12:00:00Z"},
+        ),
+        (
+            ("edit", ID, {"from_": "a@b.example", "reference": None, "text": "x"}),
+            {"text": "y"},
+            f"PATCH /v1/emails/{ID}",
+            {"from": "a@b.example", "reference": None, "text": "y"},
+        ),
         (("erase", ID), {}, f"DELETE /v1/emails/{ID}", None),
         (("pause", "mg-eu"), {}, "POST /v1/providers/mg-eu/pause", None),
         (("resume", "mg-eu"), {}, "POST /v1/providers/mg-eu/resume", None),
@@ -165,10 +177,18 @@ async def test_lists_go_on_page_by_page(call: Caller, stub: Stub) -> None:
     assert [a.path for a in stub.asked] == [f"/v1/emails?{query}", f"/v1/emails?{query}&cursor=a+b"]
 
 
-async def test_providers_and_keys_are_lists(call: Caller, stub: Stub) -> None:
+async def test_keys_go_on_page_by_page_too(call: Caller, stub: Stub) -> None:
+    stub.answers = [
+        Told(200, {"data": [{"id": "2"}], "next_cursor": "a"}),
+        Told(200, {"data": [{"id": "1"}], "next_cursor": None}),
+    ]
+    assert await call("keys") == [{"id": "2"}, {"id": "1"}]
+    assert [a.path for a in stub.asked] == ["/v1/keys?limit=100", "/v1/keys?limit=100&cursor=a"]
+
+
+async def test_providers_are_a_list(call: Caller, stub: Stub) -> None:
     stub.answers = [Told(200, {"data": [{"name": "one"}], "more": "than we know"})]
     assert await call("providers") == [{"name": "one"}]
-    assert await call("keys") == [{"name": "one"}]
 
 
 @pytest.mark.parametrize("words", [("email", ""), ("erase", ""), ("revoke_key", ""), ("pause", "")])
@@ -232,6 +252,20 @@ async def test_nothing_else_is_repeated(call: Caller, stub: Stub, words: tuple[s
     assert len(stub.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (BUSY, "503 Service Unavailable (Try again.)"),
+        (Told(502, b"<html>"), "502 Bad Gateway"),
+        (Told(429, {"title": "Too many", "detail": ""}), "429 Too Many Requests"),
+    ],
+)
+async def test_a_repeat_says_why(call: Caller, stub: Stub, answer: Told, why: str) -> None:
+    stub.answers = [answer, Told(202, ACCEPTED)]
+    await call("send", LEAST)
+    assert call.told == [why]
+
+
 async def test_a_send_that_is_refused_is_not_repeated(call: Caller, stub: Stub) -> None:
     errors = [{"path": "to[2]", "message": "is no address"}, {"path": "subject", "message": "is required"}]
     stub.answers = [
@@ -244,6 +278,15 @@ async def test_a_send_that_is_refused_is_not_repeated(call: Caller, stub: Stub) 
     assert [(e.path, e.message) for e in error.errors] == [("to[2]", "is no address"), ("subject", "is required")]
     assert str(error) == "Invalid email: No.\n  to[2]: is no address\n  subject: is required"
     assert error.idempotency_key is None
+
+
+@pytest.mark.parametrize(("detail", "says"), [("`to` is required.", ""), ("`errors` names it.", "\n  to: is required")])
+async def test_the_wrong_field_is_told_once(call: Caller, stub: Stub, detail: str, says: str) -> None:
+    errors = [{"path": "to", "message": "is required"}]
+    stub.answers = [Told(422, {"type": "x", "title": "Invalid", "status": 422, "detail": detail, "errors": errors})]
+    with pytest.raises(HesApiError) as caught:
+        await call("send", LEAST)
+    assert str(caught.value) == f"Invalid: {detail}{says}"
 
 
 @pytest.mark.parametrize(
@@ -320,6 +363,12 @@ async def test_against_the_real_application(tmp_path: Path) -> None:
             assert caught.value.status == 409
             with pytest.raises(HesApiError, match=r"from: is required\n"):
                 await hes.send(to="nobody")
+            draft = await hes.email((await hes.send(LEAST, draft=True, reference="7"))["id"])
+            edited = await hes.edit(draft["id"], {"reference": None}, subject="New", version=draft["version"])
+            assert (edited["status"], edited["subject"], edited["reference"]) == ("draft", "New", None)
+            with pytest.raises(HesApiError) as caught:
+                await hes.edit(draft["id"], subject="Newer", version=draft["version"])
+            assert caught.value.status == 412
             assert [provider["name"] for provider in await hes.providers()] == ["one", "two"]
             assert (await hes.pause("one"))["state"] == "paused"
             assert (await hes.resume("one"))["state"] == "up"

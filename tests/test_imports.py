@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "mailer": f"actors errors model provider_settings routing settings {KINDLESS} storage.hints",
     "node": f"mailer model settings {KINDLESS} storage.hints",
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
+    "workers": "",  # processes of one serve: knows nothing of what they do
     "serving": "app errors ids model settings storage.sql web.desk",  # a process's life, around what app wires
     "__main__": "cli errors",
 }

@@ -512,7 +512,6 @@ def test_the_database_is_shown_without_its_password(url: str, shown: str) -> Non
 
 def test_what_is_set_and_does_nothing_yet_is_named(tmp_path: Path) -> None:
     environ = {
-        "HES_QUEUE_LIMIT": "5",
         "HES_METRICS": "on",
         "HES_PORT": "0",
         "OTEL_SERVICE_NAME": "x",
@@ -520,7 +519,6 @@ def test_what_is_set_and_does_nothing_yet_is_named(tmp_path: Path) -> None:
     }
     assert load({}, environ, tmp_path).without_effect() == [
         "HES_METRICS",
-        "HES_QUEUE_LIMIT",
         "OTEL_SERVICE_NAME",
         "providers.sendgrid.from",
     ]

@@ -20,6 +20,7 @@ esac
 if [ -n "${HES_BOOTSTRAP_KEY:-}" ]; then
     from="set by you as HES_BOOTSTRAP_KEY"
     bearer='$HES_BOOTSTRAP_KEY'
+    for_hes=' HES_API_KEY="$HES_BOOTSTRAP_KEY"'
 else
     if [ ! -s .hes-key ]; then
         .venv/bin/python -c 'import secrets; print("hes_live_local_" + secrets.token_hex(24))' >".hes-key.$$"
@@ -28,15 +29,20 @@ else
     chmod 600 .hes-key
     HES_BOOTSTRAP_KEY=$(cat .hes-key)
     from="kept in .hes-key"
+    for_hes=
     bearer="\$(cat '$(pwd | sed "s/'/'\\\\''/g")/.hes-key')"
 fi
 export HES_BOOTSTRAP_KEY
+[ "http://$reach:$HES_PORT" = http://127.0.0.1:8025 ] || for_hes=" HES_URL=http://$reach:$HES_PORT$for_hes"
 
 cat <<END
 
   URL  http://$reach:$HES_PORT
   Key  $HES_BOOTSTRAP_KEY  ($from; admin of project "default")
   Try  curl -sS http://$reach:$HES_PORT/v1/emails -H "Authorization: Bearer $bearer" -H 'Content-Type: application/json' -d '{"from":"me@example.com","to":"you@example.com","subject":"Hello","text":"It works."}'
+  Or   in another terminal, in this folder:
+       export PATH="\$PWD/.venv/bin:\$PATH"$for_hes
+       hes send --from me@example.com --to you@example.com --subject Hello --text 'It works.' --watch
 
   Emails go to the outbox and nowhere else, unless hes.toml or HES_PROVIDERS names a provider. Ctrl-C stops.
 

@@ -1,4 +1,4 @@
-"""Keeps house: turns lapsed leases into doubt, ends what has expired, forgets what has outlived its use."""
+"""Keeps house: turns lapsed leases into doubt, ends what has expired, drops what is old."""
 
 import logging
 import random
@@ -9,12 +9,14 @@ import anyio
 from hes.actors.actor import StorageTrouble
 from hes.actors.reporter import Reporter
 from hes.errors import StorageUnavailable
-from hes.model import AttemptId, Monotonic
+from hes.model import AttemptId, Millis, Monotonic
 from hes.storage.storage import Storage
 
 _log = logging.getLogger("hes.janitor")
 
 PRUNE_SECONDS = 60.0
+BREATH_SECONDS = 0.05
+"""Between two batches that nobody waits for: others write too."""
 
 
 class Janitor:
@@ -31,6 +33,8 @@ class Janitor:
         held: Callable[[], Collection[AttemptId]],
         period_seconds: float,
         lease_seconds: float,
+        keep_contents_days: int | None = None,
+        keep_history_days: int | None = None,
         monotonic: Monotonic,
         rng: random.Random,
     ) -> None:
@@ -40,6 +44,7 @@ class Janitor:
         self._held = held
         self._period_seconds = period_seconds
         self._lease_seconds = lease_seconds
+        self._ages = (_millis(keep_contents_days), _millis(keep_history_days))
         self._monotonic = monotonic
         self._rng = rng
         self._pruned_at = monotonic()
@@ -73,3 +78,10 @@ class Janitor:
         self._pruned_at = self._monotonic()
         while await self._storage.prune():
             pass
+        is_kept = self._ages == (None, None)
+        while not is_kept and await self._storage.drop_old(*self._ages):  # noqa: ASYNC110 (nothing waits for this)
+            await anyio.sleep(BREATH_SECONDS)
+
+
+def _millis(days: int | None) -> Millis | None:
+    return None if days is None else days * 24 * 3600 * 1000

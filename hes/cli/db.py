@@ -11,6 +11,8 @@ from hes.cli.serve import config, database, settings_of
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from hes.settings import Settings
+
 T = TypeVar("T")
 
 
@@ -61,6 +63,45 @@ def current(**flags: Any) -> None:
 
     found = _on_schema(flags, migrations.current, alone=False)
     click.echo(f"schema {found or 'base'}, needed {migrations.SCHEMA_VERSION}")
+
+
+@db.command()
+@config
+@database
+def restored(**flags: Any) -> None:
+    """After a backup was put back: hold whatever was on its way when it was made.
+
+    It may have gone out since, and nothing here knows. `hes emails list --status held` shows it, `hes emails resolve`
+    decides. HES must not be running; run this before it is started again.
+    """
+    import anyio
+
+    settings = settings_of(flags, with_providers=False)
+    held = anyio.run(_hold_all, settings)
+    if isinstance(held, str):
+        raise click.ClickException(held)
+    click.echo(f"{held} emails are held: decide about each with `hes emails resolve`")
+
+
+async def _hold_all(settings: "Settings") -> int | str:
+    """How many are held now; or why nothing was done."""
+    import random
+
+    from hes import app
+    from hes.errors import StorageError
+    from hes.ids import id_maker
+
+    new_id = id_maker(app.now, random.Random())
+    async with app.open_storage(settings, app.now, new_id, random.SystemRandom()) as storage:
+        try:
+            await storage.check()
+            if not (nodes := await storage.nodes()):
+                return await storage.restored()
+        except StorageError as error:
+            return f"HES_DATABASE_URL: {error}"
+        told = ", ".join(f"{node.host} ({node.role})" for node in nodes)
+        return f"HES_DATABASE_URL: HES runs there: {told}. Stop it, wait 15 seconds, and try again"
+    raise AssertionError  # the storage swallows nothing
 
 
 def _on_schema(flags: dict[str, Any], work: "Callable[[sa.Connection], T]", *, alone: bool = True) -> T:

@@ -12,7 +12,7 @@ from hes.cli.screen import Screen
 from hes.client import Client, Email
 from hes.client.types import Decision, Event, Many
 
-FINE = frozenset({"sent", "delivered", "draft"})
+FINE = frozenset({"sent", "delivered"})
 """Ends of a watch that a script may go on after."""
 
 

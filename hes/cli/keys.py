@@ -42,7 +42,7 @@ def create(client: Client, screen: Screen, **fields: Any) -> None:
 @with_hes
 def list_(client: Client, screen: Screen) -> None:
     """All keys, without the keys themselves."""
-    found = client.keys()
+    found = list(client.keys())
     if screen.as_json:
         screen.json({"data": found})
         return

@@ -52,6 +52,8 @@ def send(client: Client, screen: Screen, *, key: str | None, watch: bool, **give
 
     With --watch --json: a line for each change, the email as it stands then.
     """
+    if watch and given["draft"]:
+        raise click.UsageError("Either --watch or --draft: a draft stays where it is until `hes emails send` sends it.")
     accepted = client.send(fields(**given), idempotency_key=key)
     if watch:
         follow(client, screen, accepted["id"])

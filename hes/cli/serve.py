@@ -31,13 +31,22 @@ def settings_of(flags: dict[str, Any], *, with_providers: bool = True) -> "Setti
 @click.option("--role", type=click.Choice(["all", "api", "mailer"]), help="HES_ROLE: what this process does.")
 @click.option("--host", help="HES_HOST: where to listen. Default: 127.0.0.1")
 @click.option("--port", type=int, help="HES_PORT. Default: 8025; 0: any free port.")
+@click.option("--workers", type=int, help="HES_WORKERS: how many processes; Postgres only. Default: 1")
 @click.option("--log-level", help="HES_LOG_LEVEL: debug, info, warning, error, critical.")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="HES_LOG_FORMAT.")
 def serve(**flags: Any) -> None:
     """Serve until SIGTERM. Settings: flags, then HES_ variables, then the file, then defaults."""
+    import sys
+    from functools import partial
+
     import anyio
 
-    from hes import serving
+    from hes import serving, workers
 
     settings = settings_of(flags)
-    anyio.run(serving.serve, settings, backend_options={"use_uvloop": True})
+    if settings.workers == 1:
+        anyio.run(serving.serve, settings, backend_options={"use_uvloop": True})
+        return
+    with serving.listen(settings.host, settings.port) as listener:
+        work = partial(serving.serve, settings, listener=listener)
+        sys.exit(workers.run(settings.workers, lambda: anyio.run(work, backend_options={"use_uvloop": True})))

@@ -48,7 +48,8 @@ class HesApiError(HesError):
         self.errors = errors
         self.idempotency_key = key
         """What the email was sent with, if it may have been accepted all the same."""
-        more = [f"  {error.path}: {error.message}" for error in errors] if len(errors) > 1 else []
+        is_told = len(errors) == 1 and errors[0].message in detail
+        more = [] if is_told else [f"  {error.path}: {error.message}" for error in errors]
         super().__init__("\n".join([f"{title}: {detail}{_once_more(key)}", *more]))
 
 
@@ -100,8 +101,17 @@ def _unanswered(answer: Answer | NoAnswer) -> str | None:
         return answer.why
     # A 409 with a Retry-After: the same request is being worked on. 502 and 504 come from what stands in front of HES.
     if answer.status in {429, 502, 503, 504} or (answer.status == HTTPStatus.CONFLICT and answer.retry_after):
-        return f"{answer.status} {HTTPStatus(answer.status).phrase}"
+        return " ".join([f"{answer.status} {HTTPStatus(answer.status).phrase}", *_detail(answer)])
     return None
+
+
+def _detail(answer: Answer) -> list[str]:
+    """What HES says of it, if it was HES and says anything."""
+    try:
+        detail = msgspec.json.decode(answer.content, type=_Problem).detail
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
+    return [f"({detail})"] if detail else []
 
 
 def _asked_for(answer: Answer | NoAnswer) -> float:

@@ -21,6 +21,7 @@ from hes.client.types import (
     Health,
     Key,
     KeyFields,
+    KeyPage,
     Many,
     Provider,
     Time,
@@ -138,7 +139,23 @@ class AsyncClient:
 
     async def reschedule(self, email_id: str, send_at: Time) -> Email:
         """Move a scheduled one to another time."""
-        return await self._do(calls.reschedule(email_id, send_at))
+        return await self.edit(email_id, send_at=send_at)
+
+    async def edit(
+        self,
+        email_id: str,
+        changes: Mapping[str, Any] | None = None,
+        /,
+        *,
+        version: int | None = None,
+        **fields: Unpack[EmailFields],
+    ) -> Email:
+        """Change fields of a draft, as a dictionary as in the API, or by fields; the others stay.
+
+        None in the dictionary takes a field away. `version`: only if the draft still has that one, or HesApiError
+        412.
+        """
+        return await self._do(calls.edit(email_id, changes, fields, version))
 
     async def erase(self, email_id: str) -> None:
         """Delete its content and its addresses; the trace stays."""
@@ -162,9 +179,19 @@ class AsyncClient:
         """Forget what was learned of this provider: its trouble was mended."""
         return await self._do(calls.turn(name, "reset"))
 
-    async def keys(self) -> list[Key]:
-        """All API keys, without the keys themselves."""
-        return await self._do(calls.keys())
+    async def key_page(self, cursor: str | None = None, *, limit: int | None = None) -> KeyPage:
+        """Some API keys, newest first; `next_cursor` leads on."""
+        return await self._do(calls.keys(limit, cursor))
+
+    async def keys(self) -> AsyncIterator[Key]:
+        """All API keys, without the keys themselves, newest first, asked for page by page."""
+        cursor = None
+        while True:
+            page = await self.key_page(cursor, limit=100)
+            for key in page["data"]:
+                yield key
+            if (cursor := page["next_cursor"]) is None:
+                return
 
     async def create_key(self, **fields: Unpack[KeyFields]) -> Key:
         """A new API key. `key` is told this once."""

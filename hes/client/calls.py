@@ -9,7 +9,19 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
-from hes.client.types import Accepted, BatchItem, Decision, Email, EmailPage, Health, Key, Many, Provider, Time
+from hes.client.types import (
+    Accepted,
+    BatchItem,
+    Decision,
+    Email,
+    EmailPage,
+    Health,
+    Key,
+    KeyPage,
+    Many,
+    Provider,
+    Time,
+)
 
 T = TypeVar("T")
 
@@ -22,6 +34,8 @@ class Call(Struct, Generic[T], frozen=True, kw_only=True):
     """With its query."""
     body: bytes | None = None
     idempotency_key: str | None = None
+    version: int | None = None
+    """Only if the email still has it."""
     is_repeatable: bool = False
     """Making it twice does no more than making it once."""
     unwrap: bool = False
@@ -43,8 +57,7 @@ def email(email_id: str, *, content: bool = False, is_repeatable: bool = False) 
 
 
 def emails(filters: Mapping[str, Any], cursor: str | None) -> Call[EmailPage]:
-    given = _given(filters, cursor)
-    return Call(method="GET", path=f"/v1/emails?{urlencode(given)}" if given else "/v1/emails")
+    return Call(method="GET", path=_with_query("/v1/emails", {**filters, "cursor": cursor}))
 
 
 def cancel(email_id: str) -> Call[Email]:
@@ -56,11 +69,11 @@ def resolve(email_id: str, decision: Decision) -> Call[Email]:
 
 
 def cancel_many(filters: Mapping[str, Any], cursor: str | None) -> Call[Many]:
-    return Call(method="POST", path="/v1/emails/cancel", body=_json({"filter": _given(filters, cursor)}))
+    return Call(method="POST", path="/v1/emails/cancel", body=_json({"filter": _given({**filters, "cursor": cursor})}))
 
 
 def resolve_many(decision: Decision, filters: Mapping[str, Any], cursor: str | None) -> Call[Many]:
-    body = {"decision": decision, "filter": _given(filters, cursor)}
+    body = {"decision": decision, "filter": _given({**filters, "cursor": cursor})}
     return Call(method="POST", path="/v1/emails/resolve", body=_json(body))
 
 
@@ -69,8 +82,12 @@ def send_again(email_id: str, send_at: Time | None) -> Call[Email]:
     return Call(method="POST", path=f"{_email(email_id)}/send", body=body)
 
 
-def reschedule(email_id: str, send_at: Time) -> Call[Email]:
-    return Call(method="PATCH", path=_email(email_id), body=_json({"send_at": send_at}))
+def edit(
+    email_id: str, changes: Mapping[str, Any] | None, fields: Mapping[str, Any], version: int | None
+) -> Call[Email]:
+    """`fields` go before what `changes` says."""
+    body = _json({**_named(changes or {}), **_named(fields)})
+    return Call(method="PATCH", path=_email(email_id), body=body, version=version)
 
 
 def erase(email_id: str) -> Call[None]:
@@ -86,8 +103,8 @@ def turn(name: str, how: str) -> Call[Provider]:
     return Call(method="POST", path=f"/v1/providers/{_segment(name)}/{how}")
 
 
-def keys() -> Call[list[Key]]:
-    return Call(method="GET", path="/v1/keys", unwrap=True)
+def keys(limit: int | None, cursor: str | None) -> Call[KeyPage]:
+    return Call(method="GET", path=_with_query("/v1/keys", {"limit": limit, "cursor": cursor}))
 
 
 def create_key(fields: Mapping[str, Any]) -> Call[Key]:
@@ -112,6 +129,12 @@ def _email(email_id: str) -> str:
     return f"/v1/emails/{_segment(email_id)}"
 
 
+def _with_query(path: str, parameters: Mapping[str, Any]) -> str:
+    """None: not given."""
+    given = _given(parameters)
+    return f"{path}?{urlencode(given)}" if given else path
+
+
 def _segment(name: str) -> str:
     """One piece of a path. Not an empty one: the path would be that of all emails, or of all keys."""
     if not name:
@@ -119,10 +142,9 @@ def _segment(name: str) -> str:
     return quote(name, safe="")
 
 
-def _given(filters: Mapping[str, Any], cursor: str | None) -> dict[str, str]:
-    """The filters that say something, as texts."""
-    named = _named({**filters, "cursor": cursor})
-    return {name: _text(value) for name, value in named.items() if value is not None}
+def _given(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Those that say something, as texts."""
+    return {name: _text(value) for name, value in _named(parameters).items() if value is not None}
 
 
 def _named(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from hes.client.types import (
     Health,
     Key,
     KeyFields,
+    KeyPage,
     Many,
     Provider,
     Time,
@@ -135,7 +136,23 @@ class Client:
 
     def reschedule(self, email_id: str, send_at: Time) -> Email:
         """Move a scheduled one to another time."""
-        return self._do(calls.reschedule(email_id, send_at))
+        return self.edit(email_id, send_at=send_at)
+
+    def edit(
+        self,
+        email_id: str,
+        changes: Mapping[str, Any] | None = None,
+        /,
+        *,
+        version: int | None = None,
+        **fields: Unpack[EmailFields],
+    ) -> Email:
+        """Change fields of a draft, as a dictionary as in the API, or by fields; the others stay.
+
+        None in the dictionary takes a field away. `version`: only if the draft still has that one, or HesApiError
+        412.
+        """
+        return self._do(calls.edit(email_id, changes, fields, version))
 
     def erase(self, email_id: str) -> None:
         """Delete its content and its addresses; the trace stays."""
@@ -159,9 +176,18 @@ class Client:
         """Forget what was learned of this provider: its trouble was mended."""
         return self._do(calls.turn(name, "reset"))
 
-    def keys(self) -> list[Key]:
-        """All API keys, without the keys themselves."""
-        return self._do(calls.keys())
+    def key_page(self, cursor: str | None = None, *, limit: int | None = None) -> KeyPage:
+        """Some API keys, newest first; `next_cursor` leads on."""
+        return self._do(calls.keys(limit, cursor))
+
+    def keys(self) -> Iterator[Key]:
+        """All API keys, without the keys themselves, newest first, asked for page by page."""
+        cursor = None
+        while True:
+            page = self.key_page(cursor, limit=100)
+            yield from page["data"]
+            if (cursor := page["next_cursor"]) is None:
+                return
 
     def create_key(self, **fields: Unpack[KeyFields]) -> Key:
         """A new API key. `key` is told this once."""

@@ -53,6 +53,8 @@ def request(call: Call[Any]) -> dict[str, Any]:
         headers["Content-Type"] = "application/json"
     if call.idempotency_key is not None:
         headers["Idempotency-Key"] = call.idempotency_key
+    if call.version is not None:
+        headers["If-Match"] = f'"{call.version}"'
     return {"method": call.method, "url": call.path, "content": call.body, "headers": headers}
 
 

@@ -252,6 +252,13 @@ class Key(TypedDict, total=False):
     revoked_at: str | None
 
 
+class KeyPage(TypedDict):
+    """Some keys, newest first, and where the next ones begin."""
+
+    data: list[Key]
+    next_cursor: str | None
+
+
 class Health(TypedDict):
     """The answer of /health/ready."""
 

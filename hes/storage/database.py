@@ -27,6 +27,11 @@ class Database(Protocol):
         ...
 
 
+def is_of_a_lock(error: sa.exc.DBAPIError) -> bool:
+    """Whether another transaction was in the way for too long. On SQLite there is none."""
+    return getattr(error.orig, "sqlstate", None) == "55P03"
+
+
 def is_of_a_row(error: sa.exc.DBAPIError) -> bool:
     """Whether the database refused what a row holds, and would take others.
 

@@ -1,10 +1,12 @@
 """What the API needs of a storage beside the queue's verbs. Promises and errors as in `hes.storage.storage`."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from hes.model import Decision, EmailId, Millis
-from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, Many, NewEmail, Page
+from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, Many, NewEmail, Page, Waiting
+
+T = TypeVar("T")
 
 
 class EmailBook(Protocol):
@@ -18,6 +20,17 @@ class EmailBook(Protocol):
         Should one of them not be storable, it alone becomes a problem. The same key with the same request: the first
         answer again. Raises: KeyReused.
         """
+        ...
+
+    async def first_answer(self, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+        """What the request under this key was answered; None: there was none. Raises: KeyReused.
+
+        `kind`: what `accept` or `accept_batch` answers.
+        """
+        ...
+
+    async def waiting(self) -> Waiting:
+        """How much waits, of all projects, by a query whose cost does not grow with what is at rest."""
         ...
 
     async def list(self, project: str, query: ListQuery) -> Page:
@@ -35,6 +48,14 @@ class EmailBook(Protocol):
     async def reschedule(self, project: str, email_id: EmailId, send_at: Millis, version: int | None) -> None:
         """Another time for what is scheduled. `version`: only if it still has that one.
 
+        Raises: NotFound, WrongState, WrongVersion.
+        """
+        ...
+
+    async def edit(self, new: NewEmail, version: int) -> None:
+        """Put this in the place of a draft with the same id, in one transaction, if it still has that version.
+
+        It stays a draft, and as it was: when it was created, and whether it is a test.
         Raises: NotFound, WrongState, WrongVersion.
         """
         ...

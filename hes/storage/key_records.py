@@ -41,8 +41,8 @@ class Keys(Protocol):
         """Keep a key, and the project that it is the first of."""
         ...
 
-    async def read_all(self, project: str | None) -> list[StoredKey]:
-        """All keys of the project, newest first."""
+    async def page(self, project: str | None, most: int, before: str | None) -> list[StoredKey]:
+        """The newest keys of the project, or those made before that one; newest first, so many at most."""
         ...
 
     async def find(self, key_id: str) -> StoredKey | None:

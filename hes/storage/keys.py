@@ -35,8 +35,10 @@ class KeyStore:
 
         return await self._database.write(work)
 
-    async def read_all(self, project: str | None) -> list[StoredKey]:
-        newest_first = _of_project(sa.select(tables.api_keys), project).order_by(_key.id.desc())
+    async def page(self, project: str | None, most: int, before: str | None) -> list[StoredKey]:
+        newest_first = _of_project(sa.select(tables.api_keys), project).order_by(_key.id.desc()).limit(most)
+        if before is not None:
+            newest_first = newest_first.where(_key.id < before)
         return await self._database.read(
             lambda connection, _: [_key_of(row) for row in connection.execute(newest_first)]
         )

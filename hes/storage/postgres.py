@@ -22,6 +22,7 @@ from typing import Self, TypeVar
 import anyio
 import asyncpg
 import sqlalchemy as sa
+from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from hes.errors import CommitUnknown, ConfigError, StorageUnavailable
@@ -36,35 +37,55 @@ T = TypeVar("T")
 
 CONNECTIONS = 10
 """Of one process at most, besides the one that listens."""
-CONNECT_SECONDS = 3.0
-CALL_SECONDS = 8.0
-"""One transaction, from asking for a connection to the answer to its COMMIT."""
-STATEMENT_SECONDS = 5
-LOCK_SECONDS = 3
-"""How long one waits for another, such as for the twin with the same idempotency key."""
-RESOLVE_SECONDS = 8.0
-"""How long is asked what became of a COMMIT without an answer."""
 TRIES = 4
 OLDEST_POSTGRES = 15
 
 _log = logging.getLogger("hes.storage")
 
-# The limits go with each transaction: a pooler in between would lose what is set for a session.
-_LIMITS = ", ".join(
-    f"set_config('{name}', '{seconds * 1000:.0f}', true)"
-    for name, seconds in {
-        "statement_timeout": STATEMENT_SECONDS,
-        "lock_timeout": LOCK_SECONDS,
-        "idle_in_transaction_session_timeout": CALL_SECONDS,
-    }.items()
-)
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-_begin_write = sa.text(f"SELECT {_NOW} AS now, pg_current_xact_id()::text AS xid, {_LIMITS}")
-_begin_read = sa.text(f"SELECT {_NOW} AS now, {_LIMITS}")
 _fate = sa.text("SELECT pg_xact_status(CAST(:xid AS text)::xid8)")
 
 TROUBLE = (sa.exc.DBAPIError, sa.exc.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """All that a database which is away or busy can end a call with, and bugs of ours besides."""
+
+
+class Deadlines(Struct, frozen=True, kw_only=True):
+    """How long what is waited for, in seconds."""
+
+    connect: float = 3.0
+    """Also for a connection that is free."""
+    call: float = 8.0
+    """One transaction, from asking for a connection to the answer to its COMMIT."""
+    statement: float = 5.0
+    lock: float = 3.0
+    """One waits for another, such as for the twin with the same idempotency key."""
+    resolve: float = 8.0
+    """It is asked what became of a COMMIT without an answer."""
+
+    def as_settings(self) -> str:
+        """SQL that sets them for one transaction: a pooler in between would lose what is set for a session."""
+        limits = {
+            "statement_timeout": self.statement,
+            "lock_timeout": self.lock,
+            "idle_in_transaction_session_timeout": self.call,
+        }
+        return ", ".join(f"set_config('{name}', '{seconds * 1000:.0f}', true)" for name, seconds in limits.items())
+
+
+DEADLINES = Deadlines()
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 (asyncpg's)
+        """As asyncpg has it, but what SQLAlchemy gave up is let go at once.
+
+        That it closes with a time-out of its own, 2 s: for each connection of a link that went silent, and all the
+        while somebody else waits for a new one.
+        """
+        if timeout is None:
+            await super().close()
+        else:
+            self.terminate()
 
 
 class PostgresUrl:
@@ -81,23 +102,30 @@ class PostgresUrl:
         rest = [(name, value) for name, value in query if name != "statement_cache"]
         self.dsn = urllib.parse.urlunsplit(parts._replace(query=urllib.parse.urlencode(rest)))
 
-    async def connect(self) -> asyncpg.Connection:
+    async def connect(self, timeout: float = DEADLINES.connect) -> asyncpg.Connection:  # noqa: ASYNC109 (asyncpg's)
         return await asyncpg.connect(
             self.dsn,
-            timeout=CONNECT_SECONDS,
-            statement_cache_size=0,  # SQLAlchemy keeps them
+            timeout=timeout,
+            connection_class=_Connection,
+            # SQLAlchemy keeps them; but with 0 here the driver names none, and the server plans each one every time.
+            statement_cache_size=0 if self.is_pooled else 100,
             server_settings={"application_name": "hes"},
         )
 
-    def engine(self, connections: int = CONNECTIONS) -> AsyncEngine:
+    def engine(
+        self, connections: int = CONNECTIONS, connect_seconds: Callable[[], float] = lambda: DEADLINES.connect
+    ) -> AsyncEngine:
         """A pool; none of its connections is made before it is needed."""
         pooled = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
         return create_async_engine(
             "postgresql+asyncpg://",
-            connect_args={"async_creator_fn": self.connect, **(pooled if self.is_pooled else {})},
+            connect_args={
+                "async_creator_fn": lambda: self.connect(connect_seconds()),
+                **(pooled if self.is_pooled else {}),
+            },
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=CONNECT_SECONDS,
+            pool_timeout=connect_seconds(),
             hide_parameters=True,  # they are addresses and bodies, and errors are logged
         )
 
@@ -108,8 +136,16 @@ class PostgresDatabase:
     `clock`: instead of the database's, for tests.
     """
 
-    def __init__(self, url: PostgresUrl, clock: Callable[[], Millis] | None = None) -> None:
-        self._engine = url.engine()
+    def __init__(
+        self, url: PostgresUrl, clock: Callable[[], Millis] | None = None, deadlines: Deadlines = DEADLINES
+    ) -> None:
+        self._deadlines = deadlines
+        self._begin_write = sa.text(
+            f"SELECT {_NOW} AS now, pg_current_xact_id()::text AS xid, {deadlines.as_settings()}"
+        )
+        self._begin_read = sa.text(f"SELECT {_NOW} AS now, {deadlines.as_settings()}")
+        self._engine = url.engine(connect_seconds=lambda: self._deadlines.connect)
+        sa.event.listen(self._engine.sync_engine, "handle_error", _distrust_all)
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._clock = clock
 
@@ -117,7 +153,7 @@ class PostgresDatabase:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CONNECT_SECONDS):
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self._deadlines.connect):
             await self._engine.dispose()
 
     async def write(self, work: Work[T]) -> T:
@@ -144,23 +180,22 @@ class PostgresDatabase:
         xid = None
         result: T
         try:
-            with anyio.fail_after(CALL_SECONDS):
+            with anyio.fail_after(self._deadlines.call):
                 async with self._engine.connect() as connection, connection.begin() as transaction:
-                    begun = (await connection.execute(_begin_write)).one()
+                    begun = (await connection.execute(self._begin_write)).one()
                     result = await connection.run_sync(work, self._clock() if self._clock else begun.now)
                     xid = begun.xid
                     await transaction.commit()
-        except TROUBLE as error:
-            if xid is None or _sqlstate(error):  # not at COMMIT, or the server itself said that it failed
-                raise
-            if not await self._was_committed(xid):
+        except TROUBLE:
+            # Asked whatever the error is: the driver makes up codes of its own for a connection that is lost.
+            if xid is None or not await self._was_committed(xid):
                 raise
         return result
 
     async def _was_committed(self, xid: str) -> bool:
         """What became of a COMMIT without an answer. Raises CommitUnknown when the server stays away."""
         _log.warning("the connection was lost at a COMMIT; asking what became of transaction %s", xid)
-        with anyio.move_on_after(RESOLVE_SECONDS):
+        with anyio.move_on_after(self._deadlines.resolve):
             while True:
                 try:
                     async with self._engine.connect() as connection:
@@ -176,21 +211,32 @@ class PostgresDatabase:
 
     async def _read(self, work: Work[T]) -> T:
         result: T
-        with anyio.fail_after(CALL_SECONDS):
+        with anyio.fail_after(self._deadlines.call):
             async with self._snapshots.connect() as connection:
-                begun = (await connection.execute(_begin_read)).one()
+                begun = (await connection.execute(self._begin_read)).one()
                 result = await connection.run_sync(work, self._clock() if self._clock else begun.now)
         return result
+
+
+def _distrust_all(context: sa.engine.ExceptionContext) -> None:
+    """One connection went silent, so the others are made anew before they are used: they probably lead as nowhere.
+
+    A cancellation here is our own deadline; the caller's does not come through.
+    """
+    if context.is_disconnect:
+        context.invalidate_pool_on_disconnect = True
 
 
 def _sqlstate(error: BaseException) -> str:
     """postgresql.org/docs/current/errcodes-appendix.html; "" if the server said nothing."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return getattr(cause, "sqlstate", None) or ""
+    # SQLAlchemy's own, for a prepared statement that is not valid any more, has none: the driver's behind it has.
+    return getattr(cause, "sqlstate", None) or getattr(cause and cause.__cause__, "sqlstate", None) or ""
 
 
 _MEANINGS = {
     "08": "the connection to the database was lost",
+    "0A000": "the database's schema was changed just now",
     "25006": "the database takes no writes now: it is a standby",
     "25P03": "the database ended a transaction that took too long",
     "28": "the database refuses our user or password",
@@ -230,34 +276,44 @@ def _is_lost(error: sa.exc.DBAPIError) -> bool:
 
 
 def _may_help(error: BaseException) -> bool:
-    """Trying again at once: two that were in each other's way, a connection that was dead before we used it."""
+    """Trying again at once: two that were in each other's way, a connection that was dead before we used it.
+
+    And a statement that was prepared before the schema changed: SQLAlchemy prepares it anew.
+    """
     sqlstate = _sqlstate(error)
     is_lost = isinstance(error, sa.exc.DBAPIError) and _is_lost(error)
-    return sqlstate[:2] in ("40", "08") or sqlstate.startswith("57P0") or (is_lost and not sqlstate)
+    return (
+        sqlstate[:2] in ("40", "08") or sqlstate == "0A000" or sqlstate.startswith("57P0") or (is_lost and not sqlstate)
+    )
 
 
 @asynccontextmanager
 async def open_postgres(
-    url: PostgresUrl, policy: Policy, new_id: NewId, clock: Callable[[], Millis] | None = None
+    url: PostgresUrl,
+    policy: Policy,
+    new_id: NewId,
+    clock: Callable[[], Millis] | None = None,
+    deadlines: Deadlines = DEADLINES,
 ) -> AsyncIterator[SqlStorage]:
     """The storage there. Its schema is left as it is: see `Storage.check`.
 
     Raises ConfigError for what no waiting mends. A server that is away is waited for by those who use the storage.
     """
-    async with PostgresDatabase(url, clock) as database, anyio.create_task_group() as tasks:
+    async with PostgresDatabase(url, clock, deadlines) as database:
         try:
-            await database.read(_refuse_unfit)
+            await database.read(refuse_unfit)
         except StorageUnavailable as error:
             _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
         hints = PostgresHints(url.connect, database, new_id)
         storage = SqlStorage(database, policy, new_id, hints)
-        tasks.start_soon(storage.accepts.run, name="storage: accepts")
-        tasks.start_soon(hints.run, name="storage: hints")
-        yield storage
-        tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(storage.accepts.run, name="storage: accepts")
+            tasks.start_soon(hints.run, name="storage: hints")
+            yield storage
+            tasks.cancel_scope.cancel()
 
 
-def _refuse_unfit(connection: sa.Connection, _now: Millis) -> None:
+def refuse_unfit(connection: sa.Connection, _now: Millis) -> None:
     """Raises ConfigError if this server can't keep what HES promises."""
     show = "SELECT current_setting('server_version_num')::int / 10000, current_setting('synchronous_commit')"
     version, synchronous_commit = connection.execute(sa.text(show)).one()

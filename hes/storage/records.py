@@ -56,6 +56,20 @@ class Accepted(Struct, frozen=True):
     created_at: Millis
 
 
+class Waiting(Struct, frozen=True):
+    """How much waits or is under way: scheduled, queued, sending, in doubt."""
+
+    count: int = 0
+    size_bytes: int = 0
+    """Of the emails as they are stored."""
+
+    def __add__(self, other: "Waiting") -> "Waiting":
+        return Waiting(self.count + other.count, self.size_bytes + other.size_bytes)
+
+    def __sub__(self, other: "Waiting") -> "Waiting":
+        return Waiting(self.count - other.count, self.size_bytes - other.size_bytes)
+
+
 class BatchItem(Struct, frozen=True, omit_defaults=True):
     """What became of one email of a batch: it was accepted, or there is a problem with it, as the caller is told."""
 

@@ -7,14 +7,14 @@ A kind of database adds only how a write transaction begins, what time it is, an
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 from hes import interventions
 from hes.case import Case, Change
-from hes.errors import NotFound, StorageUnavailable, WrongState
+from hes.errors import CommitUnknown, NotFound, StorageUnavailable, WrongState
 from hes.ids import NewId
 from hes.model import (
     Address,
@@ -25,6 +25,7 @@ from hes.model import (
     Evidence,
     Fact,
     FactKey,
+    Leased,
     Millis,
     Node,
     Room,
@@ -32,7 +33,7 @@ from hes.model import (
 )
 from hes.policy import Policy, holds_lease
 from hes.routing import Given
-from hes.storage import accepting, accounts, book, cluster, tables
+from hes.storage import accepting, accounts, book, cluster, retention, tables
 from hes.storage.accounts import Quotas, QuotaTaken
 from hes.storage.batches import Insert
 from hes.storage.claiming import Claim
@@ -58,9 +59,12 @@ from hes.storage.records import (
     StoredEmail,
     Swept,
     Verdict,
+    Waiting,
     leased,
 )
 from hes.storage.search_store import SearchStore
+
+T = TypeVar("T")
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
@@ -120,6 +124,8 @@ class SqlStorage:
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
         """Due, but their content can't be read: passed over from then on, or they would keep hands from the others."""
+        self._unknown: list[Ended] = []
+        """What a claim has leased, or not: nobody knows what became of its COMMIT, so nobody has it in hand."""
 
     # --- accepting -----------------------------------------------------------------------------------------------
 
@@ -140,18 +146,35 @@ class SqlStorage:
 
         return await self._database.write(work)
 
+    async def first_answer(self, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+        def work(connection: sa.Connection, now: Millis) -> T | None:
+            return accepting.first_answer(connection, now, project, key, kind)
+
+        return await self._database.read(work)
+
+    async def waiting(self) -> Waiting:
+        return await self._database.read(lambda connection, _: book.waiting(connection))
+
     # --- leasing -------------------------------------------------------------------------------------------------
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
         if not any(room.hands > 0 for room in rooms.values()):
             return Leases()
+        await self._give_back_unknown()
+        began: Millis = 0
+        items: list[Leased] = []
 
         def work(connection: sa.Connection, now: Millis) -> Leases:
+            nonlocal began, items
+            began, items = now, []
             quotas = Quotas(connection, self._policy.rules.daily_quotas, now)
             free = quotas.limit(rooms)
             while True:
                 due = self._claim.due(connection, now, free, self._unreadable)
                 given = self._policy.routing.give_out(due.deliveries, free, size_budget, now, is_idle=is_idle)
+                while given and (asked := self._asked_by_others(connection, now, given, free)):
+                    free = cluster.without_probes(free, asked)
+                    given = self._policy.routing.give_out(due.deliveries, free, size_budget, now, is_idle=is_idle)
                 if not given:
                     return Leases(more=due.more_lanes and given is not None)
                 email_ids = [one.delivery.email_id for one in given]
@@ -160,34 +183,40 @@ class SqlStorage:
                     break
                 self._unreadable.update(set(email_ids) - emails.keys())
             ledger = Ledger({})
-            items = []
-            for one in self._with_right_to_probe(connection, now, given, rooms):
+            for one in given:
                 room = rooms[one.provider]
                 attempt_id = AttemptId(self._new_id())
                 change = self._policy.lease(one.delivery, one.provider, attempt_id, room.render_version, now)
                 ledger.change(change)
                 items.append(leased(change, emails[one.delivery.email_id], room, deadline))
             ledger.write(connection, self._new_id)
-            quotas.take(item.provider for item in items)
-            is_more = due.more_rows or due.more_lanes or len(due.deliveries) > len(items)
-            return Leases(tuple(items), more=bool(items) and is_more)
+            quotas.take(one.provider for one in given)
+            return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
 
         while True:
             try:
                 return await self._database.write(work)
             except QuotaTaken as error:
                 _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
+            except CommitUnknown:
+                self._unknown += [_not_tried(leased, began) for leased in items]
+                raise
 
-    def _with_right_to_probe(
+    async def _give_back_unknown(self) -> None:
+        """Else it would stay leased, and its lapse would be told as a doubt that nobody has."""
+        if unknown := tuple(self._unknown):
+            await self.settle(unknown, {})
+            self._unknown = [ended for ended in self._unknown if ended not in unknown]
+
+    def _asked_by_others(
         self, connection: sa.Connection, now: Millis, given: Sequence[Given], rooms: Mapping[str, Room]
-    ) -> Sequence[Given]:
-        """Without those that would find out what another node is finding out."""
-        probes = {one.delivery.email_id: probe for one in given for probe in _probes(one, rooms[one.provider])}
+    ) -> set[cluster.Probe]:
+        """What of that would find out what another node is finding out; the right to the rest is taken."""
+        probes = {probe for one in given if (probe := _probe(one, rooms[one.provider])) is not None}
         if not probes:
-            return given
+            return set()
         until = now + round(self._policy.rules.lease_seconds * 1000)
-        got = cluster.take_probes(connection, now, self.node_id, probes.values(), until)
-        return [one for one in given if probes.get(one.delivery.email_id) in (None, *got)]
+        return probes - cluster.take_probes(connection, now, self.node_id, probes, until)
 
     # --- what became of it ---------------------------------------------------------------------------------------
 
@@ -232,6 +261,7 @@ class SqlStorage:
         return await self._database.write(work)
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+        await self._give_back_unknown()
         return await self._sweep(_select_lapsed, held)
 
     async def recover(self) -> int:
@@ -362,6 +392,15 @@ class SqlStorage:
 
         return await self._database.write(work)
 
+    async def edit(self, new: NewEmail, version: int) -> None:
+        def work(connection: sa.Connection, now: Millis) -> None:
+            draft = book.owned(load(connection, [new.email.id]), new.email.project, new.email.id)
+            book.check_version(draft, version)
+            interventions.check_edit(draft)
+            accepting.rewrite(connection, now, draft, new)
+
+        await self._database.write(work)
+
     async def erase(self, project: str, email_id: EmailId) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
             ledger = load(connection, [email_id])
@@ -388,6 +427,25 @@ class SqlStorage:
             ledger.write(connection, self._new_id)
 
         await self._database.write(work)
+
+    async def restored(self) -> int:
+        """Hold all that was on its way when the backup was made that this database is. Returns how many."""
+        on_their_way = sa.select(tables.deliveries.c.email_id).where(
+            tables.deliveries.c.status.in_([status.value for status in interventions.ON_THEIR_WAY])
+        )
+
+        def work(connection: sa.Connection, now: Millis) -> int:
+            ids = connection.execute(on_their_way.limit(BATCH)).scalars().all()
+            ledger = load(connection, (EmailId(i) for i in ids))
+            for case in ledger.cases():
+                ledger.change(interventions.restore(case, now))
+            ledger.write(connection, self._new_id)
+            return len(ids)
+
+        count = 0
+        while held := await self._database.write(work):
+            count += held
+        return count
 
     # --- reading and housekeeping --------------------------------------------------------------------------------
 
@@ -441,6 +499,15 @@ class SqlStorage:
 
         return await self._database.write(work)
 
+    async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:
+        def work(connection: sa.Connection, now: Millis) -> int:
+            dropped = retention.drop_history(connection, now - history_ms) if history_ms is not None else 0
+            if contents_ms is not None:
+                dropped += retention.drop_contents(connection, now - contents_ms)
+            return dropped
+
+        return await self._database.write(work)
+
     async def check(self) -> None:
         def work(connection: sa.Connection, _now: Millis) -> tuple[str | None, str]:
             version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
@@ -474,14 +541,25 @@ def _delete_some(connection: sa.Connection, key: Sequence[sa.Column[Any]], outli
     return connection.execute(sa.delete(key[0].table).where(sa.tuple_(*key).in_(some))).rowcount
 
 
+def _not_tried(leased: Leased, now: Millis) -> Ended:
+    return Ended(
+        attempt_id=leased.attempt_id,
+        email_id=leased.email.id,
+        provider=leased.provider,
+        ended_at=now,
+        answer=None,
+        note="the database went away while it was leased",
+    )
+
+
 def not_found(email_id: str) -> NotFound:
     detail = f"there is no email {email_id[:64]!r}"
     return NotFound(detail)
 
 
-def _probes(given: Given, room: Room) -> list[cluster.Probe]:
+def _probe(given: Given, room: Room) -> cluster.Probe | None:
     """What would be found out by this."""
     if room.is_probe and room.is_refused:
-        return [(given.provider, "")]
+        return given.provider, ""
     domain = given.delivery.sender_domain
-    return [(given.provider, domain)] if domain in room.probing_domains else []
+    return (given.provider, domain) if domain in room.probing_domains else None

@@ -35,7 +35,7 @@ class Storage(Protocol):
         Concurrent calls share a transaction; when it fails because of one of them, the others do not suffer.
         Promise: it is on disk when this returns. The same key with the same request: the first answer again, nothing
         written. A key older than 24 hours is as good as new.
-        Raises: KeyReused for another request under the same key.
+        Raises: KeyReused for another request under the same key; KeyInUse while one with that key is being written.
         """
         ...
 
@@ -140,6 +140,13 @@ class Storage(Protocol):
         """Forget idempotency keys older than 24 hours, old events of providers, searches that are over.
 
         At most 500 each. Returns how many.
+        """
+        ...
+
+    async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:
+        """Drop the contents of emails handed in so long ago, and all of those handed in so long ago, if at rest.
+
+        None: never. At most some hundreds of each; returns how many, 0 when there are no more.
         """
         ...
 

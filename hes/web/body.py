@@ -1,7 +1,7 @@
 """One email's JSON body, checked and turned into a `Submission`. No I/O, no Litestar.
 
-Two steps. *Shape* is `hes.web.shape`'s: one wrong type ends it. *Meaning* is decided here: every field is looked at,
-and all that are wrong are named at once, each by what it must be and never with its value.
+Two steps. *Shape* is `hes.web.shape.decode`'s: one wrong type ends it. *Meaning* is decided here: every field is
+looked at, and all that are wrong are named at once, each by what it must be and never with its value.
 The sender's right to its domain, quotas and suppressions are not decided here.
 """
 
@@ -33,7 +33,7 @@ from hes.web.email_request import (
     Mailbox,
     Mailboxes,
 )
-from hes.web.shape import Errors, decode
+from hes.web.shape import Errors
 from hes.web.times import read_send_at
 
 # Keys of objects sorted; the fields of a struct come in their own order; what is left at its default is left out, so a
@@ -76,16 +76,20 @@ class Submission(Struct, frozen=True, kw_only=True):
         return hashlib.sha256(_CANONICAL.encode(self.request)).digest()
 
 
-def read_email(
-    raw: bytes, *, provider_names: Collection[str], attempt_timeout_limit: float, now: Millis, outbox_only: bool = False
+def check_email(
+    request: EmailRequest,
+    *,
+    provider_names: Collection[str],
+    attempt_timeout_limit: float,
+    now: Millis,
+    outbox_only: bool = False,
 ) -> Submission:
-    """Decode and check the body of one email.
+    """Check one email that was decoded.
 
     `now`: what a time may be a year ahead of. `attempt_timeout_limit`: seconds, what lease and grace period leave.
     `outbox_only`: nothing leaves this machine, so `user@localhost` and names reserved for tests are fine.
-    Raises: Unreadable, InvalidEmail, and nothing else whatever the bytes are.
+    Raises: InvalidEmail, and nothing else whatever the fields hold.
     """
-    request = decode(raw)
     errors = Errors()
     for name in NOT_BUILT:
         if getattr(request, name) is not None:

@@ -13,7 +13,8 @@ from hes.storage.records import ListQuery, Many
 from hes.web.auth import authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
-from hes.web.many import FILTERS, cursor_of, read_list_query
+from hes.web.many import FILTERS, read_list_query
+from hes.web.paging import cursor_behind
 from hes.web.requests import read_object, read_query, require_json, to_decision
 from hes.web.shape import below
 
@@ -100,4 +101,4 @@ async def _all(query: ListQuery, do: _Batch) -> ManyView:
         query = replace(query, before=some.last)
         if some.last is None:
             break
-    return ManyView(changed, skipped, cursor_of(query.before) if query.before is not None else None)
+    return ManyView(changed, skipped, cursor_behind(query.before) if query.before is not None else None)

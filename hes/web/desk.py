@@ -14,6 +14,7 @@ from hes.storage.key_records import Keys
 from hes.storage.storage import Storage
 from hes.told import Told
 from hes.web.auth import Authenticator
+from hes.web.backlog import Backlog
 from hes.web.throttle import Rates
 
 
@@ -70,6 +71,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     hooks: Mapping[str, ReadHook]
     """By the name of the provider whose events are taken."""
     rates: Rates
+    backlog: Backlog
     readiness: Readiness
     gates: Gates
     wake: Callable[[], None]

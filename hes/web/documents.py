@@ -44,7 +44,7 @@ _TITLES = {
     401: "No key, or one that is not known",
     403: "The key may not do this",
     404: "There is no such thing here",
-    409: "The email's state does not allow it",
+    409: "The email's state does not allow it; or, when sending: the same request is being worked on",
     412: "The email has another version by now",
     413: "The body is too large",
     415: "The body is not JSON",
@@ -66,12 +66,23 @@ _FAULTS: dict[int, CallerError] = {
 }
 """An example of each error of the caller's, by status."""
 _HEADERS = {
-    "201": {"Location": ("Where it is: `/v1/keys/{id}`", {"type": "string"})},
-    "202": {"Location": ("Where to read the email: `/v1/emails/{id}`", {"type": "string"})},
     "401": {"WWW-Authenticate": ("How to send a key", {"type": "string"})},
     "429": {"Retry-After": ("Seconds", {"type": "integer"})},
     "503": {"Retry-After": ("Seconds", {"type": "integer"})},
 }
+_EMAIL_AT = {"Location": ("Where to read the email: `/v1/emails/{id}`", {"type": "string"})}
+_VERSION = {"ETag": ("The email's version, for `If-Match`", {"type": "string", "examples": ['"4"']})}
+_HEADERS_OF: dict[tuple[str, str], dict[str, tuple[str, dict[str, Any]]]] = {
+    ("sendEmail", "201"): _EMAIL_AT,
+    ("sendEmail", "202"): _EMAIL_AT,
+    ("createKey", "201"): {"Location": ("Where it is: `/v1/keys/{id}`", {"type": "string"})},
+    ("getEmail", "200"): _VERSION,
+    ("editEmail", "200"): _VERSION,
+    ("cancelEmail", "200"): _VERSION,
+    ("resolveEmail", "200"): _VERSION,
+    ("sendEmailAgain", "202"): _VERSION,
+}
+"""By operation and status; those of errors are the same everywhere."""
 _LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello Ann"}
 _FULL = {
     "from": {"email": "shop@example.com", "name": "Shop"},
@@ -97,7 +108,13 @@ _BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "sendEmail": ("EmailRequest", {"least": _LEAST, "full": _FULL}),
     "sendBatch": ("BatchRequest", {"two": {"emails": [_LEAST, _FULL]}}),
     "sendEmailAgain": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
-    "rescheduleEmail": ("SendRequest", {"later": {"send_at": "2026-12-24T18:00:00Z"}}),
+    "editEmail": (
+        "EmailChanges",
+        {
+            "a draft": {"subject": "Your receipt, at last", "reference": None},
+            "scheduled": {"send_at": "2026-12-24T18:00:00Z"},
+        },
+    ),
     "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
     "resolveEmails": (
         "ResolveManyRequest",
@@ -115,6 +132,10 @@ _IDEMPOTENCY_KEY = {
     "example": "order-17-receipt",
 }
 _TIME = {"type": "string", "format": "date-time"}
+_PAGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "limit": ("How many at most; 50 if not given", {"type": "integer", "minimum": 1, "maximum": 100}),
+    "cursor": ("The `next_cursor` of the answer before", {"type": "string"}),
+}
 _FILTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "status": ("In this status", {"$ref": "#/components/schemas/Status"}),
     "reason": ("With this reason", {"$ref": "#/components/schemas/Reason"}),
@@ -125,9 +146,17 @@ _FILTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "provider": ("Taken by this provider, or tried there last", {"type": "string", "minLength": 1}),
     "created_after": ("Handed in since then", _TIME),
     "created_before": ("Handed in before", _TIME),
-    "limit": ("How many at most; 50 if not given", {"type": "integer", "minimum": 1, "maximum": 100}),
-    "cursor": ("The `next_cursor` of the answer before", {"type": "string"}),
+    **_PAGE,
 }
+
+
+def _in_query(parameters: dict[str, tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "query", "description": description, "schema": schema}
+        for name, (description, schema) in parameters.items()
+    ]
+
+
 _PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "sendEmail": [_IDEMPOTENCY_KEY],
     "sendBatch": [_IDEMPOTENCY_KEY],
@@ -139,11 +168,9 @@ _PARAMETERS: dict[str, list[dict[str, Any]]] = {
             "schema": {"type": "string", "enum": ["content"]},
         }
     ],
-    "listEmails": [
-        {"name": name, "in": "query", "description": description, "schema": schema}
-        for name, (description, schema) in _FILTERS.items()
-    ],
-    "rescheduleEmail": [
+    "listEmails": _in_query(_FILTERS),
+    "listKeys": _in_query(_PAGE),
+    "editEmail": [
         {
             "name": "If-Match",
             "in": "header",
@@ -215,6 +242,13 @@ def _schemas() -> dict[str, Any]:
             schema["type"] = "string"
         if "description" in schema:
             schema["description"] = cleandoc(schema["description"])
+    draft = {"const": True, "description": "Stays true: POST /v1/emails/{id}/send sends a draft."}
+    schemas["EmailChanges"] = email | {
+        "title": "EmailChanges",
+        "description": "The fields of an email that are to change.",
+        "properties": email["properties"] | {"draft": draft},
+        "minProperties": 1,
+    }
     email["required"] = ["from", "subject"]  # optional in the struct, so that all that are missing are named at once
     return schemas
 
@@ -243,7 +277,7 @@ def _complete(operation: dict[str, Any]) -> None:
     for status, response in operation["responses"].items():
         if MEDIA_TYPE in response.get("content", {}):
             response["content"][MEDIA_TYPE]["example"] = _example_of(int(status))
-        for header, (description, of) in _HEADERS.get(status, {}).items():
+        for header, (description, of) in (_HEADERS.get(status) or _HEADERS_OF.get((name, status), {})).items():
             response.setdefault("headers", {})[header] = {"description": description, "schema": of}
 
 

@@ -2,20 +2,25 @@
 
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from hes.errors import FieldError, Invalid
-from hes.web.auth import authorize
+from hes.errors import FieldError, Invalid, TooLarge, WrongState, WrongVersion
+from hes.model import EmailId, Status
+from hes.storage.records import Waiting
+from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
+from hes.web.draft import Changes, edited, read_changes
+from hes.web.emails import check_submission, new_email
 from hes.web.requests import (
+    body_bytes,
     read_email_id,
     read_if_match,
     read_nothing,
     read_query,
-    read_reschedule,
     read_resolve,
     read_send_request,
     require_json,
@@ -58,13 +63,13 @@ def _answer(view: EmailView, status_code: int = 200) -> Response[EmailView]:
 )
 async def cancel_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
-) -> EmailView:
+) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await request.body())
     id_ = read_email_id(email_id)
     await desk.storage.cancel(principal.project, id_)
-    return email_view(await desk.storage.read(principal.project, id_))
+    return _answer(email_view(await desk.storage.read(principal.project, id_)))
 
 
 @post(
@@ -78,7 +83,7 @@ async def cancel_email(
 )
 async def resolve_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
-) -> EmailView:
+) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     require_json(request.headers)
@@ -86,7 +91,7 @@ async def resolve_email(
     id_ = read_email_id(email_id)
     await desk.storage.resolve(principal.project, id_, decision, principal.key_id)
     desk.wake()
-    return email_view(await desk.storage.read(principal.project, id_))
+    return _answer(email_view(await desk.storage.read(principal.project, id_)))
 
 
 @post(
@@ -106,30 +111,65 @@ async def send_again(
     desk.rates.spend(principal)
     send_at = read_send_request(request.headers, await request.body(), desk.clock())
     id_ = read_email_id(email_id)
-    await desk.storage.send(principal.project, id_, send_at)
+    delivery = (await desk.storage.read(principal.project, id_)).delivery
+    is_at_rest = delivery.status in {Status.DRAFT, Status.FAILED, Status.CANCELLED}
+    with desk.backlog.room(Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()):
+        await desk.storage.send(principal.project, id_, send_at)
     desk.wake()
     return _answer(email_view(await desk.storage.read(principal.project, id_)), 202)
 
 
 @patch(
     "/emails/{email_id:str}",
-    operation_id="rescheduleEmail",
-    summary="Give a scheduled email another time",
-    description="`If-Match` with the `ETag` of an earlier answer: only if nothing changed since then.",
+    operation_id="editEmail",
+    summary="Edit a draft, or give a scheduled email another time",
+    description="Of a draft any field: what is not named stays, `null` takes a field away, and the whole is checked "
+    "as a new email is. Of a scheduled email `send_at` and nothing else. `If-Match` with the `ETag` of an earlier "
+    "answer: only if nothing changed since then.",
     response_description="The email, as it stands now",
     responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 503),
 )
-async def reschedule_email(
+async def edit_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     version = read_if_match(request.headers.getall("if-match", []))
-    send_at = read_reschedule(request.headers, await request.body(), desk.clock())
+    require_json(request.headers)
     id_ = read_email_id(email_id)
-    await desk.emails.reschedule(principal.project, id_, send_at, version)
+    with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
+        changes = read_changes(await request.body(), desk.clock())
+        while not await _is_changed(desk, principal, id_, changes, version):
+            pass  # somebody else changed it meanwhile: theirs first, then this
     desk.wake()
     return _answer(email_view(await desk.storage.read(principal.project, id_)))
+
+
+async def _is_changed(
+    desk: Desk, principal: Principal, email_id: EmailId, changes: Changes, version: int | None
+) -> bool:
+    """False: it is another one by now than the one that was read, and the caller does not mind which one it is."""
+    project = principal.project
+    delivery = (await desk.storage.read(project, email_id)).delivery
+    if delivery.status is not Status.DRAFT:
+        await desk.emails.reschedule(project, email_id, changes.to_what_is_scheduled(delivery.status), version)
+        return True
+    with desk.bodies.hold(delivery.size_bytes):
+        stored = await desk.storage.read(project, email_id, with_content=True)
+        if stored.email is None:
+            raise WrongState("the content of this email was erased, so it can't be edited")
+        asked = edited(stored, stored.email, changes)
+        submission = check_submission(desk, principal, asked)
+        if len(msgspec.json.encode(asked)) > desk.max_body_bytes:
+            raise TooLarge("The email would be larger than what is taken here.")
+        new = new_email(desk, principal, submission, email_id)
+        try:
+            await desk.emails.edit(new, stored.delivery.version if version is None else version)
+        except WrongVersion:
+            if version is not None:
+                raise
+            return False
+    return True
 
 
 @delete(

@@ -4,20 +4,23 @@ from typing import Any
 
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 
 from hes.errors import Forbidden
 from hes.model import Email, EmailId
-from hes.storage.records import IdempotencyKey, NewEmail
+from hes.storage.records import Accepted, IdempotencyKey, NewEmail, Waiting
 from hes.web.auth import Principal, authorize
-from hes.web.body import Submission, read_email
+from hes.web.body import Submission, check_email
 from hes.web.desk import Desk
 from hes.web.documents import problems
+from hes.web.email_request import EmailRequest
 from hes.web.requests import (
     body_bytes,
     read_idempotency_key,
     read_query,
     require_json,
 )
+from hes.web.shape import decode
 from hes.web.views import AcceptedView, accepted_view
 
 
@@ -28,7 +31,10 @@ from hes.web.views import AcceptedView, accepted_view
     description="Answered once the email is on disk. With an `Idempotency-Key` the same request may be made again.",
     status_code=202,
     response_description="The email is on disk",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses={
+        201: ResponseSpec(AcceptedView, description="The draft is on disk", generate_examples=False),
+        **problems(400, 401, 403, 409, 413, 415, 422, 503),
+    },
 )
 async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[AcceptedView]:
     """Accept one email: on disk first, then answered."""
@@ -38,8 +44,13 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
     with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
-        submission = read_submission(desk, principal, await request.body())
-        accepted = await desk.storage.accept(new_email(desk, principal, submission, key))
+        raw = await request.body()
+        submission = check_submission(desk, principal, decode(raw))
+        new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)
+        load = Waiting() if new.is_draft else Waiting(1, len(raw))
+        accepted = await desk.backlog.take_in(
+            principal.project, new.key, load, lambda: desk.storage.accept(new), Accepted
+        )
     desk.wake()
     return Response(
         accepted_view(accepted),
@@ -48,10 +59,10 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     )
 
 
-def read_submission(desk: Desk, principal: Principal, raw: bytes) -> Submission:
-    """One email, checked for who hands it in. Raises: Unreadable, InvalidEmail, Forbidden."""
-    submission = read_email(
-        raw,
+def check_submission(desk: Desk, principal: Principal, asked: EmailRequest) -> Submission:
+    """One email, checked for who hands it in. Raises: InvalidEmail, Forbidden."""
+    submission = check_email(
+        asked,
         provider_names=desk.provider_names,
         attempt_timeout_limit=desk.attempt_timeout_limit,
         now=desk.clock(),
@@ -62,9 +73,10 @@ def read_submission(desk: Desk, principal: Principal, raw: bytes) -> Submission:
     return submission
 
 
-def new_email(desk: Desk, principal: Principal, submission: Submission, key: str | None) -> NewEmail:
+def new_email(
+    desk: Desk, principal: Principal, submission: Submission, email_id: EmailId, key: str | None = None
+) -> NewEmail:
     """What storage takes: the content as it will be sent, and how it is to be sent."""
-    email_id = EmailId(desk.new_id())
     domain = submission.sender.domain
     email = Email(
         id=email_id,

@@ -1,13 +1,17 @@
 """Is it alive, and should it get traffic. HEAD is answered as well: many balancers and monitors ask so."""
 
+import logging
+
 from litestar import get, head
 from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
-from litestar.exceptions import ServiceUnavailableException
 
+from hes.errors import StorageUnavailable, Unready
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.views import Health
+
+_log = logging.getLogger("hes.web")
 
 NO_KEY: list[dict[str, list[str]]] = [{}]
 """As OpenAPI says it. An empty list would mean the same, but Litestar leaves that out."""
@@ -52,5 +56,9 @@ async def is_ready_by_head(desk: NamedDependency[Desk]) -> None:
 
 async def _check(desk: Desk) -> None:
     if desk.readiness.is_stopping:
-        raise ServiceUnavailableException
-    await desk.storage.check()
+        raise Unready("HES is stopping")
+    try:
+        await desk.storage.check()
+    except StorageUnavailable as error:
+        _log.warning("not ready: %s", error)
+        raise Unready(str(error)) from error

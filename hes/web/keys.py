@@ -7,14 +7,15 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from hes.errors import Forbidden
+from hes.errors import FieldError, Forbidden
 from hes.storage.key_records import NewKey, StoredKey
 from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.key_form import digest_of, new_key, prefix
 from hes.web.key_request import WantedKey, read_key_request
-from hes.web.requests import read_key_id, read_nothing, read_query, require_json
+from hes.web.paging import PARAMETERS, USUAL_IN_PAGE, cursor_behind, read_cursor, read_limit
+from hes.web.requests import read_key_id, read_nothing, read_parameter, read_query, refuse_wrong, require_json
 from hes.web.views import Time, rfc3339, rfc3339_or_none
 
 
@@ -44,10 +45,11 @@ class NewKeyView(KeyView, frozen=True, kw_only=True):
         return f"NewKeyView(id={self.id!r})"
 
 
-class KeyList(Struct, frozen=True):
-    """All keys, newest first, revoked and expired ones included."""
+class KeyPage(Struct, frozen=True):
+    """Some keys, newest first, revoked and expired ones included; `next_cursor` leads to the older ones."""
 
     data: list[KeyView]
+    next_cursor: str | None
 
 
 @post(
@@ -87,15 +89,21 @@ async def create_key(request: Request[Any, Any, Any], desk: NamedDependency[Desk
 @get(
     "/keys",
     operation_id="listKeys",
-    summary="All keys",
+    summary="Keys, newest first",
     description="Of the caller's project; for an admin of `default`, of all projects.",
-    response_description="The keys, newest first",
+    response_description="A page of keys",
     responses=problems(401, 403, 422, 503),
 )
-async def list_keys(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> KeyList:
+async def list_keys(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> KeyPage:
     principal = await authorize(desk.authenticator, request, "admin")
-    read_query(request.scope["query_string"])
-    return KeyList([key_view(key) for key in await desk.keys.read_all(_reach(principal))])
+    given = read_query(request.scope["query_string"], *PARAMETERS)
+    errors: list[FieldError] = []
+    limit = read_parameter(given, "limit", read_limit, errors) or USUAL_IN_PAGE
+    before = read_parameter(given, "cursor", read_cursor, errors)
+    refuse_wrong(errors)
+    found = await desk.keys.page(_reach(principal), limit + 1, before)
+    keys = found[:limit]
+    return KeyPage([key_view(key) for key in keys], cursor_behind(keys[-1].id) if len(found) > limit else None)
 
 
 @delete(

@@ -1,6 +1,5 @@
 """Emails in numbers: the list, and many handed in by one request."""
 
-import base64
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +11,22 @@ from msgspec import UNSET, Struct, UnsetType
 
 from hes.errors import FieldError, Forbidden, Invalid
 from hes.model import EmailId, Reason, Status
-from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail
+from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail, Waiting
 from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
-from hes.web.emails import new_email, read_submission
+from hes.web.emails import check_submission, new_email
+from hes.web.paging import PARAMETERS, USUAL_IN_PAGE, cursor_behind, read_cursor, read_limit
 from hes.web.problems import Problem, problem_of
-from hes.web.requests import body_bytes, is_email_id, read_idempotency_key, read_query, require_json
-from hes.web.shape import unreadable
+from hes.web.requests import body_bytes, read_idempotency_key, read_parameter, read_query, refuse_wrong, require_json
+from hes.web.shape import decode, unreadable
 from hes.web.times import read_time
 from hes.web.views import EmailSummary, Time, accepted_view, email_summary
 
 MOST_IN_BATCH = 1000
-MOST_IN_PAGE = 100
 
 _TEXTS = ("to", "from", "tag", "reference", "provider")
-FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", "limit", "cursor")
+FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", *PARAMETERS)
 
 
 class EmailPage(Struct, frozen=True):
@@ -71,7 +70,7 @@ async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Des
         principal.project, read_list_query(read_query(request.scope["query_string"], *FILTERS))
     )
     last = page.emails[-1].delivery.email_id if page.more else None
-    return EmailPage([email_summary(one) for one in page.emails], cursor_of(last) if last else None)
+    return EmailPage([email_summary(one) for one in page.emails], cursor_behind(last) if last else None)
 
 
 def read_list_query(given: dict[str, str]) -> ListQuery:
@@ -79,13 +78,7 @@ def read_list_query(given: dict[str, str]) -> ListQuery:
     errors: list[FieldError] = []
 
     def read(name: str, reader: Callable[[str], Any]) -> Any:
-        if name not in given:
-            return None
-        try:
-            return reader(given[name])
-        except ValueError as error:
-            errors.append(FieldError(name, str(error)))
-            return None
+        return read_parameter(given, name, reader, errors)
 
     query = ListQuery(
         status=read("status", _one_of(Status)),
@@ -97,12 +90,11 @@ def read_list_query(given: dict[str, str]) -> ListQuery:
         provider=given.get("provider"),
         created_after=read("created_after", read_time),
         created_before=read("created_before", read_time),
-        limit=read("limit", _read_limit) or 50,
-        before=read("cursor", _read_cursor),
+        limit=read("limit", read_limit) or USUAL_IN_PAGE,
+        before=read("cursor", read_cursor),
     )
     errors += [FieldError(name, "must not be empty or hold NUL") for name in _TEXTS if _is_bad(given.get(name))]
-    if errors:
-        raise Invalid("The query holds what can't be; `errors` names it.", errors)
+    refuse_wrong(errors)
     return query
 
 
@@ -119,26 +111,6 @@ def _one_of(words: type[Status | Reason]) -> Callable[[str], Status | Reason]:
     return read
 
 
-def _read_limit(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MOST_IN_PAGE):
-        raise ValueError(f"must be 1 to {MOST_IN_PAGE}")
-    return int(text)
-
-
-def cursor_of(last: EmailId) -> str:
-    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
-
-
-def _read_cursor(text: str) -> EmailId:
-    try:
-        email_id = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
-    except ValueError:
-        email_id = ""
-    if not is_email_id(email_id):
-        raise ValueError("must be the `next_cursor` of an answer")
-    return EmailId(email_id)
-
-
 @post(
     "/emails/batch",
     operation_id="sendBatch",
@@ -146,7 +118,7 @@ def _read_cursor(text: str) -> EmailId:
     description="One transaction for all that are good; one result for each, in order. If none is good: 422.",
     status_code=202,
     response_description="The results",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 409, 413, 415, 422, 503),
 )
 async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[BatchView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
@@ -160,7 +132,15 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         if not any(isinstance(item, NewEmail) for item in items):
             raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
         of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None
-        results = await desk.emails.accept_batch(principal.project, items, of_key)
+        to_send = sum(isinstance(item, NewEmail) and not item.is_draft for item in items)
+        load = Waiting(to_send, len(raw)) if to_send else Waiting()
+        results = await desk.backlog.take_in(
+            principal.project,
+            of_key,
+            load,
+            lambda: desk.emails.accept_batch(principal.project, items, of_key),
+            list[BatchItem],
+        )
     desk.wake()
     return Response(BatchView([_item_view(result) for result in results]), status_code=202)
 
@@ -182,10 +162,10 @@ def _read_batch(raw: bytes) -> list[msgspec.Raw]:
 
 def _item(desk: Desk, principal: Principal, raw: msgspec.Raw) -> NewEmail | BatchItem:
     try:
-        submission = read_submission(desk, principal, bytes(raw))
+        submission = check_submission(desk, principal, decode(bytes(raw)))
     except (Invalid, Forbidden) as error:
         return BatchItem(problem=msgspec.to_builtins(problem_of(error)))
-    return new_email(desk, principal, submission, None)
+    return new_email(desk, principal, submission, EmailId(desk.new_id()))
 
 
 def _all_errors(items: list[NewEmail | BatchItem]) -> list[FieldError]:

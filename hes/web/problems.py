@@ -30,6 +30,7 @@ from hes.errors import (
     StorageError,
     TooLarge,
     Unreadable,
+    Unready,
     UnsupportedType,
     WrongState,
 )
@@ -163,9 +164,14 @@ def _overloaded(_request: Request[Any, Any, Any], error: Overloaded) -> Response
     return _unavailable(f"{error}; nothing was stored. Try again.")
 
 
+def _unready(_request: Request[Any, Any, Any], error: Unready) -> Response[bytes]:
+    return _unavailable(f"{error}.")
+
+
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     CallerError: _caller_error,
     Overloaded: _overloaded,
+    Unready: _unready,
     StorageError: _storage_error,
     HTTPException: _http_exception,
     Exception: _bug,

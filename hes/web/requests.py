@@ -1,8 +1,8 @@
 """Reading of what is not an email: headers, queries, ids in the path, small bodies."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -13,6 +13,8 @@ from hes.errors import FieldError, Invalid, NotFound, Unreadable, UnsupportedTyp
 from hes.model import Decision, EmailId, Millis
 from hes.web.shape import MAX_ERRORS, below, unreadable
 from hes.web.times import read_send_at
+
+T = TypeVar("T")
 
 
 class SendRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,12 +73,12 @@ def read_idempotency_key(values: Sequence[str]) -> str | None:
 
 def read_email_id(text: str) -> EmailId:
     """An id out of the path. What no id can look like is not found, and no storage is asked. Raises: NotFound."""
-    if not is_email_id(text):
+    if not is_id(text):
         raise NotFound("There is no such email.")
     return EmailId(text)
 
 
-def is_email_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     """Whether it looks like one."""
     return _ID.fullmatch(text) is not None
 
@@ -87,19 +89,11 @@ def read_send_request(headers: Headers, raw: bytes, now: Millis) -> Millis | Non
         return None
     require_json(headers)
     text = read_object(raw, "send_at").get("send_at")
-    return None if text is None else _send_at(text, now)
+    return None if text is None else check_send_at(text, now)
 
 
-def read_reschedule(headers: Headers, raw: bytes, now: Millis) -> Millis:
-    """The one field that can be changed while scheduled. Raises: UnsupportedType, Unreadable, Invalid."""
-    require_json(headers)
-    text = read_object(raw, "send_at").get("send_at")
-    if text is None:
-        raise Invalid("`send_at` is required.", [FieldError("send_at", "is required")])
-    return _send_at(text, now)
-
-
-def _send_at(text: object, now: Millis) -> Millis:
+def check_send_at(text: object, now: Millis) -> Millis:
+    """When it is to be sent. Raises: Invalid."""
     try:
         return read_send_at(text if isinstance(text, str) else "", now)
     except ValueError as error:
@@ -118,7 +112,7 @@ def read_if_match(values: Sequence[str]) -> int | None:
 
 def read_key_id(text: str) -> str:
     """Likewise for a key. Raises: NotFound."""
-    if not _ID.fullmatch(text):
+    if not is_id(text):
         raise NotFound("There is no such key.")
     return text
 
@@ -143,6 +137,26 @@ def read_query(query: bytes, *known: str) -> dict[str, str]:
     if errors:
         raise Invalid("The query holds what is not taken here; `errors` names it.", errors[:MAX_ERRORS])
     return found
+
+
+def read_parameter(given: dict[str, str], name: str, reader: Callable[[str], T], errors: list[FieldError]) -> T | None:
+    """What `reader` makes of it; None: it was not given, or it is wrong and among the errors now.
+
+    `reader`: raises ValueError with what is wrong, for people.
+    """
+    if name not in given:
+        return None
+    try:
+        return reader(given[name])
+    except ValueError as error:
+        errors.append(FieldError(name, str(error)))
+        return None
+
+
+def refuse_wrong(errors: list[FieldError]) -> None:
+    """Raises: Invalid, if there are parameters that are wrong."""
+    if errors:
+        raise Invalid("The query holds what can't be; `errors` names it.", errors)
 
 
 def read_resolve(raw: bytes) -> Decision:

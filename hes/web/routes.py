@@ -12,7 +12,7 @@ from hes.web.bulk import cancel_emails, resolve_emails
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
 from hes.web.documents import describe
-from hes.web.email import cancel_email, erase_email, get_email, reschedule_email, resolve_email, send_again
+from hes.web.email import cancel_email, edit_email, erase_email, get_email, resolve_email, send_again
 from hes.web.emails import send_email
 from hes.web.health import is_alive, is_alive_by_head, is_ready, is_ready_by_head
 from hes.web.hooks import HOOK_BODY_BYTES, take_events
@@ -43,7 +43,7 @@ def create_web(desk: Desk, *, docs: bool = True, only_health: bool = False) -> L
 
 
 def _routers(max_body_bytes: int) -> list[Router]:
-    sending = Router("", route_handlers=[send_email, send_batch], request_max_body_size=max_body_bytes)
+    sending = Router("", route_handlers=[send_email, send_batch, edit_email], request_max_body_size=max_body_bytes)
     v1 = Router(
         "/v1",
         route_handlers=[
@@ -51,7 +51,6 @@ def _routers(max_body_bytes: int) -> list[Router]:
             list_emails,
             get_email,
             send_again,
-            reschedule_email,
             cancel_email,
             resolve_email,
             resolve_emails,

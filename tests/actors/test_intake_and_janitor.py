@@ -26,6 +26,7 @@ class Queue:
         self.is_away = False
         self.swept_at: list[float] = []
         self.idle: list[bool] = []
+        self.dropped: list[tuple[int | None, int | None]] = []
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
         if self.is_away:
@@ -43,6 +44,10 @@ class Queue:
 
     async def prune(self) -> int:
         return 0
+
+    async def drop_old(self, contents_ms: int | None, history_ms: int | None) -> int:
+        self.dropped.append((contents_ms, history_ms))
+        return max(0, 3 - len(self.dropped))
 
 
 class Setup:
@@ -124,7 +129,7 @@ class Behind:
     is_behind = False
 
 
-def janitor(setup: Setup, reporter: Behind) -> Janitor:
+def janitor(setup: Setup, reporter: Behind, **days: int) -> Janitor:
     return Janitor(
         setup.queue,  # type: ignore[arg-type]  # only sweeps and prunes
         reporter,  # type: ignore[arg-type]
@@ -134,7 +139,24 @@ def janitor(setup: Setup, reporter: Behind) -> Janitor:
         lease_seconds=30,
         monotonic=anyio.current_time,
         rng=random.Random(1),
+        **days,
     )
+
+
+@in_virtual_time
+async def test_the_janitor_drops_what_is_old_until_there_is_no_more() -> None:
+    with Setup(due=0) as setup:
+        with anyio.move_on_after(90):
+            await janitor(setup, Behind(), keep_contents_days=1).run()
+        assert setup.queue.dropped == [(24 * 3600 * 1000, None)] * 3
+
+
+@in_virtual_time
+async def test_the_janitor_drops_nothing_unless_it_is_told_to() -> None:
+    with Setup(due=0) as setup:
+        with anyio.move_on_after(200):
+            await janitor(setup, Behind()).run()
+        assert setup.queue.dropped == []
 
 
 @in_virtual_time

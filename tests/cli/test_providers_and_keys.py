@@ -45,7 +45,7 @@ def test_a_new_key_stands_alone_on_standard_output(stub: Stub, run: Run) -> None
 
 
 def test_keys_are_listed(stub: Stub, run: Run) -> None:
-    stub.answers = [Told(200, {"data": [KEY]})]
+    stub.answers = [Told(200, {"data": [KEY], "next_cursor": None})]
     head, key = run("keys", "list").out.splitlines()
     assert head.split()[:4] == ["ID", "NAME", "PROJECT", "SCOPES"]
     assert key.split()[:4] == ["k1", "shop", "default", "emails:send"]

@@ -82,6 +82,7 @@ def test_a_mime_file_is_sent_and_flags_go_before_it(hes: Run, tmp_path: Path) ->
         (["--text", "-", "--html", "-"], "Only one of --text and --html"),
         (["--attach", "gone.pdf"], "does not exist"),
         (["--eml", "wrong.eml"], "several senders"),
+        (["--draft", "--watch"], "Either --watch or --draft"),
     ],
 )
 def test_what_makes_no_email_is_usage(words: list[str], says: str, hes: Run, tmp_path: Path) -> None:
@@ -96,7 +97,10 @@ def test_nothing_said_shows_the_key(hes: Run) -> None:
     assert KEY not in ran.out + ran.err
 
 
-@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("held", 1), ("cancelled", 1), ("delivered", 0)])
+NOT_SENT = ("failed", "held", "cancelled", "bounced", "complained", "draft")
+
+
+@pytest.mark.parametrize(("status", "code"), [("sent", 0), ("delivered", 0), *((status, 1) for status in NOT_SENT)])
 def test_the_exit_code_tells_how_it_ended(status: str, code: int, stub: Stub, run: Run) -> None:
     events = [an_event(1, "created"), an_event(2, status, reason="doubt")]
     sending = an_email(status="sending", events=events[:1])

@@ -16,7 +16,7 @@ from msgspec import Struct
 from hes.app import make_operator, rules_of
 from hes.ids import id_maker
 from hes.mailer import Mailer
-from hes.model import Address, Answer, AttemptId, Email, EmailId, GateStatus, OnDoubt, Outcome
+from hes.model import Address, Answer, AttemptId, Clock, Email, EmailId, GateStatus, OnDoubt, Outcome
 from hes.node import ThisNode
 from hes.policy import Policy
 from hes.provider_settings import Kind, ProviderSettings
@@ -102,16 +102,24 @@ class Fleet:
     """A mailer, its providers, and what was handed in."""
 
     def __init__(
-        self, *names: str, routes: Mapping[str, tuple[tuple[str, ...], ...]] | None = None, **each: Any
+        self,
+        *names: str,
+        routes: Mapping[str, tuple[tuple[str, ...], ...]] | None = None,
+        database_ahead_ms: int = 0,
+        **each: Any,
     ) -> None:
-        """`each`: settings of the providers; `a={"weight": 3}` for one of them."""
+        """`each`: settings of the providers; `a={"weight": 3}` for one of them.
+
+        `database_ahead_ms`: by how much the storage's clock and the mailer's differ.
+        """
         self.rng = random.Random(7)
         own = {name: each.pop(name, {}) for name in names}
         providers = (ProviderSettings(name=n, kind=Kind.OUTBOX, **(each | own[n])) for n in names)
         self.settings = Settings(providers=tuple(providers), routes=routes or {})
         new_id = id_maker(World.clock, self.rng)
         self._new_id = new_id
-        self.storage = MemoryStorage(Policy(rules_of(self.settings), self.rng), World.clock, new_id)
+        self.database_clock: Clock = lambda: World.clock() + database_ahead_ms
+        self.storage = MemoryStorage(Policy(rules_of(self.settings), self.rng), self.database_clock, new_id)
         self.models = {name: Model(name, self.rng) for name in names}
         self.mailer = self._mailer()
         self.handed_in: dict[EmailId, float] = {}

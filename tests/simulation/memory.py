@@ -411,5 +411,15 @@ class MemoryStorage:
             del self.searching[attempt_id]
         return len(outlived[:BATCH]) + len(over[:BATCH])
 
+    async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:
+        now = self._reach()
+        if history_ms is None:
+            return 0
+        del contents_ms  # only what has a database has contents that can go
+        gone = [i for i, (_, a) in self.emails.items() if i not in self._live and a.created_at < now - history_ms]
+        for email_id in gone:
+            del self.cases[email_id], self.emails[email_id], self.events[email_id]
+        return len(gone)
+
     async def check(self) -> None:
         self._reach()

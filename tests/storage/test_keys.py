@@ -39,10 +39,13 @@ async def test_a_key_is_found_as_it_was_kept(sql: SqlStorage) -> None:
 
 async def test_keys_are_listed_by_project_and_newest_first(sql: SqlStorage) -> None:
     first, second, other = [await sql.keys.create(a_key(name), "b") for name in ("shop", "shop", "other")]
-    assert await sql.keys.read_all("shop") == [second, first]
-    assert await sql.keys.read_all("other") == [other]
-    assert await sql.keys.read_all("nobody's") == []
-    assert await sql.keys.read_all(None) == [other, second, first]
+    assert await sql.keys.page("shop", 9, None) == [second, first]
+    assert await sql.keys.page("other", 9, None) == [other]
+    assert await sql.keys.page("nobody's", 9, None) == []
+    assert await sql.keys.page(None, 9, None) == [other, second, first]
+    assert await sql.keys.page(None, 1, None) == [other]
+    assert await sql.keys.page(None, 1, other.id) == [second]
+    assert await sql.keys.page("shop", 9, second.id) == [first]
 
 
 async def test_a_project_is_made_once_by_its_first_key(sql: SqlStorage, clock: FakeClock) -> None:

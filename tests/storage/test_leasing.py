@@ -2,12 +2,15 @@
 
 import anyio
 import pytest
+import sqlalchemy as sa
 
 from hes.errors import NotFound
 from hes.model import Address, Attempt, EmailId, Leased, OnDoubt, Outcome, Room, Status
+from hes.storage import tables
 from hes.storage.records import Leases
+from hes.storage.sql import SqlStorage
 from hes.storage.storage import Storage
-from tests.storage.harness import AMPLE, DAY_SECONDS, LEASE_SECONDS, NOW, Bench, rooms, told
+from tests.storage.harness import AMPLE, DAY_SECONDS, LEASE_SECONDS, NOW, Bench, only_sql, rooms, run, told
 
 
 async def size_of(bench: Bench, email_id: EmailId) -> int:
@@ -275,6 +278,25 @@ async def test_with_one_hand_at_a_time_lanes_take_turns(bench: Bench) -> None:
     turns = [(await bench.lease()).email.project for _ in range(9)]
     for first in range(0, 9, 3):
         assert set(turns[first : first + 3]) == {"one", "two", "three"}
+
+
+@only_sql
+@pytest.mark.parametrize(("late_seconds", "seen_after"), [(9, 0), (50, 60)])
+async def test_what_comes_in_behind_the_head_of_a_lane_is_found(
+    bench: Bench, sql: SqlStorage, late_seconds: int, seen_after: int
+) -> None:
+    """A transaction that took long: it commits what was due before that which others have claimed meanwhile."""
+    late = await bench.accept()
+    change = sa.update(tables.deliveries).where(tables.deliveries.c.email_id == late)
+    await run(sql, change.values(due_at=NOW + 999_999))
+    bench.clock.advance(100)
+    await bench.accept_many(3)
+    await bench.lease()
+    await run(sql, change.values(due_at=bench.clock() - late_seconds * 1000))
+    if seen_after:
+        assert (await bench.lease()).email.id != late
+        bench.clock.advance(seen_after)
+    assert (await bench.lease()).email.id == late
 
 
 async def test_however_many_lanes_there_are_each_gets_its_turn(bench: Bench) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
-from hes.errors import NotFound, WrongState
+from hes.errors import NotFound, WrongState, WrongVersion
 from hes.model import Decision, EmailId, OnDoubt, Outcome, Reason, Resolution, Status
 from hes.storage.records import Leases
 from hes.storage.sql import SqlStorage
-from tests.storage.harness import NOW, Bench, erase, only_sql, rooms, told
+from tests.storage.harness import NOW, Bench, erase, new_email, only_sql, rooms, told
 
 Situation = Callable[[Bench], Awaitable[EmailId]]
 
@@ -223,3 +224,25 @@ async def test_what_was_erased_can_still_be_decided(bench: Bench, sql: SqlStorag
     await erase(sql, email_id)
     await bench.storage.resolve("shop", email_id, decision, "ann")
     assert (await bench.status(email_id))[0].value == decision.value
+
+
+# --- drafts ----------------------------------------------------------------------------------------------------------
+
+
+@only_sql
+async def test_only_a_draft_of_ones_own_is_edited_and_only_in_the_version_that_was_read(
+    bench: Bench, sql: SqlStorage
+) -> None:
+    draft = replace(new_email(subject="Old"), is_draft=True)
+    await sql.accept(draft)
+    new = replace(draft, email=replace(draft.email, subject="New"))
+    with pytest.raises(NotFound):
+        await sql.edit(replace(new, email=replace(new.email, project="other")), 1)
+    with pytest.raises(WrongVersion):
+        await sql.edit(new, 2)
+    assert (await bench.read(draft.email.id)).subject == "Old"
+    await sql.edit(new, 1)
+    await sql.send("shop", draft.email.id, None)
+    assert (await bench.lease()).email == new.email
+    with pytest.raises(WrongState, match="`sending` can't be edited"):
+        await sql.edit(draft, (await bench.read(draft.email.id)).delivery.version)

@@ -259,26 +259,47 @@ async def test_a_read_sees_one_moment(bench: Bench, sql: SqlStorage, tmp_path: P
     assert await bench.status(email_id) == (Status.CANCELLED, None)
 
 
-async def test_the_claim_reads_only_the_index_of_what_waits(bench: Bench, sql: SqlStorage, tmp_path: Path) -> None:
+def statements_of(engine: sa.Engine) -> list[str]:
+    """What it is asked from now on."""
     asked: list[str] = []
-    sa.event.listen(
-        sql._database._writer,  # type: ignore[attr-defined]
-        "before_cursor_execute",
-        lambda _c, _k, statement, _p, _x, _m: asked.append(statement),
-    )
+    sa.event.listen(engine, "before_cursor_execute", lambda _c, _k, statement, _p, _x, _m: asked.append(statement))
+    return asked
+
+
+async def test_what_waits_is_counted_from_indexes_of_what_waits_only(sql: SqlStorage, tmp_path: Path) -> None:
+    asked = statements_of(sql._database._reader.sync_engine)  # type: ignore[attr-defined]
+    await sql.waiting()
+    [statement] = [s for s in asked if "deliveries" in s]
+    with contextlib.closing(sqlite3.connect(sqlite_file(tmp_path))) as shell:
+        plan = shell.execute("EXPLAIN QUERY PLAN " + statement, [""] * statement.count("?")).fetchall()
+    assert [step for *_, step in plan if "deliveries" in step] == [
+        "SCAN deliveries USING COVERING INDEX deliveries_expiring",
+        "SCAN deliveries USING INDEX deliveries_leased",
+    ]
+
+
+async def test_the_claim_reads_only_the_index_of_what_waits(bench: Bench, sql: SqlStorage, tmp_path: Path) -> None:
+    asked = statements_of(sql._database._writer)  # type: ignore[attr-defined]
     await bench.accept()
     await bench.accept(project="other")
     await sql.lease(rooms(a=1, b=1), size_budget=1, is_idle=True, deadline=1.0)
-    lanes, due = [s for s in asked if s.startswith(("SELECT", "WITH")) and "deliveries" in s and "UPDATE" not in s]
+    known, lanes, due = [
+        s for s in asked if s.startswith(("SELECT", "WITH")) and "deliveries" in s and "UPDATE" not in s
+    ]
     shell = sqlite3.connect(sqlite_file(tmp_path))
     plans = {}
-    for name, statement in (("lanes", lanes), ("due", due)):
+    for name, statement in (("known", known), ("lanes", lanes), ("due", due)):
         plan = shell.execute("EXPLAIN QUERY PLAN " + statement, [1] * statement.count("?")).fetchall()
-        plans[name] = {step for *_, step in plan if "deliveries" in step or "TEMP B-TREE" in step}
+        plans[name] = {
+            step for *_, step in plan if step.startswith(("SEARCH", "SCAN deliv", "SCAN d ")) or "B-TREE" in step
+        }
     shell.close()
     search = "SEARCH deliveries USING INDEX deliveries_waiting"
-    assert plans["lanes"] == {f"{search} (lane>?)", f"{search} (lane=?)"}
-    assert plans["due"] == {f"{search} (lane=? AND due_at<?)"}
+    assert plans["known"] == {
+        f"{search.replace('deliveries', 'd', 1)} {on}" for on in ("(lane=? AND due_at>?)", "(lane>? AND lane<?)")
+    }
+    assert plans["lanes"] == {f"{search} (lane>? AND lane<?)", f"{search} (lane=?)"}
+    assert plans["due"] == {f"{search} (lane=? AND due_at>? AND due_at<?)"}
 
 
 # --- trouble ---------------------------------------------------------------------------------------------------------

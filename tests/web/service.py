@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from hes.model import (
 from hes.policy import Policy
 from hes.providers import mailgun_hook
 from hes.storage import tables
+from hes.storage.records import Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.web.api_keys import ApiKeys, StoredKeys
+from hes.web.backlog import Backlog
 from hes.web.desk import Budget, Desk, ReadHook, Readiness
 from hes.web.problems import MEDIA_TYPE
 from hes.web.routes import create_web
@@ -121,6 +124,7 @@ class Service:
             inbox=storage.inbox,
             hooks=HOOKS,
             rates=Rates(time.monotonic),
+            backlog=Backlog(storage, Waiting(), time.monotonic),
             readiness=Readiness(),
             gates=self.gates,
             wake=self._wake,
@@ -221,6 +225,11 @@ class Service:
 
 def now() -> int:
     return time.time_ns() // 1_000_000
+
+
+def later(**time: float) -> str:
+    """As a request says it: `later(hours=2)`."""
+    return (datetime.now(UTC) + timedelta(**time)).isoformat()
 
 
 @asynccontextmanager

@@ -1,16 +1,15 @@
 """Drafts, scheduling, lists, batches, erasing."""
 
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
+import httpx
 import pytest
+from msgspec.structs import replace
 
-from tests.web.service import LEAST, NOWHERE, Service
-
-
-def later(**time: float) -> str:
-    return (datetime.now(UTC) + timedelta(**time)).isoformat()
+from hes.model import EmailId, Leased, Room
+from tests.web.service import LEAST, MAX_BODY_BYTES, NOWHERE, Service, later, paths_in, problem_in
 
 
 async def accepted(hes: Service, **fields: Any) -> str:
@@ -107,6 +106,168 @@ async def test_another_version_than_the_one_named_is_412(hes: Service) -> None:
 async def test_what_has_no_time_can_not_get_another(hes: Service) -> None:
     answer = await hes.ask("PATCH", f"/v1/emails/{await accepted(hes)}", json={"send_at": later(hours=1)})
     assert answer.status_code == 409
+
+
+# --- editing a draft -------------------------------------------------------------------------------------------------
+
+FULL = {
+    "from": {"email": "shop@example.com", "name": "Shop"},
+    "to": ["ann@example.org", "Bob <bob@example.org>"],
+    "cc": "eve@example.org",
+    "bcc": "boss@example.com",
+    "reply_to": "help@example.com",
+    "subject": "Receipt 7",
+    "text": "Thank you.",
+    "html": "<p>Thank you.</p>",
+    "headers": {"X-Order": "7"},
+    "attachments": [{"filename": "a.txt", "content": "Nw==", "content_id": "seven"}],
+    "tags": {"kind": "receipt"},
+    "reference": "order-7",
+    "stream": "bulk",
+    "on_doubt": "hold",
+    "expires_in": 3600,
+    "attempt_timeout": 7.5,
+    "providers": ["two", "one"],
+    "draft": True,
+}
+OTHER: dict[str, Any] = {
+    "from": "other@example.net",
+    "to": "zoe@example.org",
+    "cc": ["cc@example.org"],
+    "bcc": None,
+    "reply_to": None,
+    "subject": "Another",
+    "text": None,
+    "html": "<p>Other</p>",
+    "headers": None,
+    "attachments": [{"filename": "b.txt", "content": "OA==", "content_type": "text/csv"}],
+    "tags": {"x": "y"},
+    "reference": None,
+    "stream": None,
+    "on_doubt": None,
+    "expires_in": 60,
+    "attempt_timeout": None,
+    "providers": ["one"],
+    "send_at": "2020-01-01T00:00:00Z",
+}
+
+
+async def edit(hes: Service, email_id: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+    return await hes.ask("PATCH", f"/v1/emails/{email_id}", json=body, headers=headers)
+
+
+async def sent(hes: Service, email_id: str) -> Leased:
+    """The draft is sent: what a sender is given then."""
+    assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).status_code == 202
+    rooms = {name: Room(hands=1) for name in ("one", "two")}
+    (found,) = (await hes.storage.lease(rooms, size_budget=10**9, is_idle=True, deadline=1e12)).items
+    return found
+
+
+def told(email: dict[str, Any]) -> dict[str, Any]:
+    """All but what every email has of its own."""
+    return {name: value for name, value in email.items() if name not in {"id", "created_at", "expires_at", "version"}}
+
+
+@pytest.mark.parametrize("field", list(OTHER))
+async def test_each_field_of_a_draft_can_be_changed_and_the_others_stay(hes: Service, field: str) -> None:
+    """An edited draft is what would be there had it been handed in like that."""
+    edited, fresh = await accepted(hes, **FULL), await accepted(hes, **FULL | {field: OTHER[field]})
+    before = await hes.read(edited)
+    answer = await edit(hes, edited, {field: OTHER[field]})
+    assert (answer.status_code, answer.json()["status"]) == (200, "draft")
+    assert answer.headers["etag"] == '"2"'
+    one, two = await hes.read(edited, content=True), await hes.read(fresh, content=True)
+    assert one["created_at"] == before["created_at"]
+    assert {e["type"] for e in (*one.pop("events"), *two.pop("events"))} == {"created"}
+    assert told(one) == told(two)
+    first, second = await sent(hes, edited), await sent(hes, fresh)
+    own = {"id": EmailId(""), "message_id": "", "date": 0}
+    assert replace(first.email, **own) == replace(second.email, **own)
+    assert (first.provider, first.timeout_seconds) == (second.provider, second.timeout_seconds)
+    assert first.email.message_id.endswith(f"@{first.email.sender.domain}>")
+
+
+async def test_what_is_listed_is_what_the_draft_says_now(hes: Service) -> None:
+    email_id = await accepted(hes, draft=True, to=["ann@example.org", "bob@example.org"], reference="old")
+    await edit(hes, email_id, {"to": "zoe@example.org", "reference": "new"})
+    assert await listed(hes, "to=zoe@example.org&reference=new") == [email_id]
+    assert await listed(hes, "to=bob@example.org") == await listed(hes, "reference=old") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({}, ""),
+        ({"to": "nobody"}, "to"),
+        ({"text": None}, "text"),
+        ({"subject": None}, "subject"),
+        ({"cc": "Ann <a\n@example.org>"}, "cc"),
+        ({"providers": ["three"]}, "providers[0]"),
+        ({"draft": False}, "draft"),
+        ({"draft": None}, "draft"),
+        ({"template": "x"}, "template"),
+        ({"status": "queued"}, "status"),
+        ({"send_at": "soon"}, "send_at"),
+    ],
+)
+async def test_an_edit_that_makes_no_email_is_422_and_changes_nothing(
+    hes: Service, body: dict[str, Any], path: str
+) -> None:
+    email_id = await accepted(hes, draft=True)
+    before = await hes.read(email_id, content=True)
+    assert paths_in(await edit(hes, email_id, body)) == [path]
+    assert await hes.read(email_id, content=True) == before
+
+
+async def test_an_edit_needs_the_version_that_it_names(hes: Service) -> None:
+    email_id = await accepted(hes, draft=True)
+    tag = (await hes.ask("GET", f"/v1/emails/{email_id}")).headers["etag"]
+    changed = await edit(hes, email_id, {"subject": "One"}, **{"If-Match": tag})
+    assert changed.status_code == 200
+    assert (await edit(hes, email_id, {"subject": "Two"}, **{"If-Match": tag})).status_code == 412
+    assert (await hes.read(email_id))["subject"] == "One"
+    again = await edit(hes, email_id, {"subject": "Two"}, **{"If-Match": changed.headers["etag"]})
+    assert (again.status_code, again.json()["subject"]) == (200, "Two")
+
+
+async def test_edits_at_the_same_time_all_take_effect(hes: Service) -> None:
+    """Each is of the draft as the ones before it left it."""
+    email_id = await accepted(hes, draft=True)
+    fields: list[dict[str, Any]] = [{"subject": "New"}, {"text": "New"}, {"reference": "new"}, {"tags": {"a": "b"}}]
+    async with anyio.create_task_group() as callers:
+        for body in fields:
+            callers.start_soon(edit, hes, email_id, body)
+    email = await hes.read(email_id, content=True)
+    assert (email["subject"], email["content"]["text"], email["reference"]) == ("New", "New", "new")
+    assert (email["tags"], email["version"]) == ({"a": "b"}, 5)
+
+
+@pytest.mark.parametrize("body", [{"subject": "New"}, {"send_at": later(hours=3), "subject": "New"}])
+async def test_what_is_no_draft_any_more_is_not_edited(hes: Service, body: dict[str, Any]) -> None:
+    scheduled, queued = await accepted(hes, send_at=later(hours=2)), await accepted(hes)
+    for email_id, status in ((scheduled, "scheduled"), (queued, "queued")):
+        before = await hes.read(email_id)
+        assert f"`{status}` can't be edited" in problem_in(await edit(hes, email_id, body), 409)["detail"]
+        assert await hes.read(email_id) == before
+    assert paths_in(await edit(hes, scheduled, {"send_at": None})) == ["send_at"]
+
+
+async def test_an_edited_draft_may_not_grow_beyond_what_a_request_may_hold(hes: Service) -> None:
+    half = "x" * (MAX_BODY_BYTES // 2)
+    email_id = await accepted(hes, draft=True, text=half)
+    problem_in(await edit(hes, email_id, {"html": half}), 413)
+    assert (await edit(hes, email_id, {"html": half, "text": None})).status_code == 200
+
+
+async def test_a_key_edits_only_what_it_may_send(hes: Service) -> None:
+    made = {"scopes": ["emails:send"], "sender_domains": ["example.com"], "test": True}
+    key = (await hes.ask("POST", "/v1/keys", json=made)).json()["key"]
+    email_id = await accepted(hes, draft=True)
+    path = f"/v1/emails/{email_id}"
+    problem_in(await hes.ask("PATCH", path, key=key, json={"from": "shop@example.net"}), 403)
+    edited = await hes.ask("PATCH", path, key=key, json={"subject": "New"})
+    assert (edited.status_code, edited.json()["test"]) == (200, False), "whose draft it is does not change"
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------

@@ -221,6 +221,34 @@ async def test_a_body_that_is_no_object_is_refused(house: House, content: bytes,
     problem_in(await house.ask("POST", "/v1/keys?project=x", json={}), 422)
 
 
+# --- pages
+
+
+async def test_keys_come_page_by_page_newest_first(house: House) -> None:
+    ids = [(await house.make(name=str(n)))["id"] for n in range(5)]
+    first = (await house.ask("GET", "/v1/keys?limit=2")).json()
+    assert [key["id"] for key in first["data"]] == ids[:2:-1]
+    await house.make()
+    second = (await house.ask("GET", f"/v1/keys?limit=2&cursor={first['next_cursor']}")).json()
+    assert [key["id"] for key in second["data"]] == ids[2:0:-1]
+    third = (await house.ask("GET", f"/v1/keys?limit=2&cursor={second['next_cursor']}")).json()
+    assert ([key["id"] for key in third["data"]], third["next_cursor"]) == (ids[:1], None)
+
+
+async def test_without_a_limit_a_page_has_fifty(house: House) -> None:
+    for _ in range(51):
+        await house.make()
+    page = (await house.ask("GET", "/v1/keys")).json()
+    assert len(page["data"]) == 50
+    assert page["next_cursor"] is not None
+    assert (await house.ask("GET", "/v1/keys?limit=51")).json()["next_cursor"] is None
+
+
+async def test_a_wrong_parameter_of_the_list_is_named(house: House) -> None:
+    assert paths_in(await house.ask("GET", "/v1/keys?limit=0&cursor=x")) == ["limit", "cursor"]
+    assert paths_in(await house.ask("GET", "/v1/keys?name=x")) == ["name"]
+
+
 # --- what a key looks like
 
 

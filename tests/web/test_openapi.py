@@ -1,6 +1,7 @@
 """`/openapi.json` says what the API does."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from hes.model import Decision, EventType, OnDoubt, Outcome, Reason, Resolution, Status
 from hes.web.email_request import NOT_BUILT
 from hes.web.many import FILTERS
+from hes.web.paging import PARAMETERS
 from hes.web.problems import MEDIA_TYPE, Problem
 from hes.web.routes import _document
 from hes.web.shape import FIELDS
-from tests.web.service import NOWHERE, Service
+from tests.web.service import LEAST, NOWHERE, Service, later
 
 DOCUMENT: dict[str, Any] = json.loads(_document())
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -81,8 +83,9 @@ def test_every_error_is_a_problem(name: str, status: str, answer: dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "errors"),
     {
-        "sendEmail": "400 401 403 413 415 422 503",
+        "sendEmail": "400 401 403 409 413 415 422 503",
         "getEmail": "401 403 404 422 503",
+        "editEmail": "400 401 403 404 409 412 413 415 422 503",
         "cancelEmail": "400 401 403 404 409 413 415 422 503",
         "resolveEmail": "400 401 403 404 409 413 415 422 503",
         "createKey": "400 401 403 413 415 422 503",
@@ -105,6 +108,42 @@ def test_a_send_tells_its_key_and_where_the_email_is() -> None:
     answer = send["responses"]["202"]
     assert answer["headers"]["Location"]["schema"] == {"type": "string"}
     assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/AcceptedView"}
+
+
+WITH_VERSION = {"getEmail": "200", "editEmail": "200", "cancelEmail": "200", "resolveEmail": "200"}
+
+
+@pytest.mark.parametrize(("name", "status"), [*WITH_VERSION.items(), ("sendEmailAgain", "202")])
+def test_an_answer_with_an_email_tells_its_version(name: str, status: str) -> None:
+    answer = OPERATIONS[name]["responses"][status]
+    assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/EmailView"}
+    assert answer["headers"]["ETag"]["schema"]["type"] == "string"
+
+
+async def test_the_version_comes_as_it_is_told_and_is_taken_back(hes: Service) -> None:
+    (if_match,) = [p for p in OPERATIONS["editEmail"]["parameters"] if p["in"] == "header"]
+    path = f"/v1/emails/{(await hes.send(LEAST | {'draft': True})).json()['id']}"
+    tags = [(await hes.ask("GET", path)).headers["etag"]]
+    tags.append((await hes.ask("PATCH", path, json={"text": "x"}, headers={"If-Match": tags[0]})).headers["etag"])
+    tags.append((await hes.ask("POST", f"{path}/send")).headers["etag"])
+    tags.append((await hes.ask("POST", f"{path}/cancel")).headers["etag"])
+    assert tags == ['"1"', '"2"', '"3"', '"4"']
+    assert all(re.search(if_match["schema"]["pattern"], tag) for tag in tags)
+    doubted = await hes.in_doubt()
+    answer = await hes.ask("POST", f"/v1/emails/{doubted}/resolve", json={"decision": "sent"})
+    assert answer.headers["etag"] == f'"{answer.json()["version"]}"'
+
+
+def test_what_another_version_is_answered_is_told() -> None:
+    answer = OPERATIONS["editEmail"]["responses"]["412"]
+    assert answer["content"][MEDIA_TYPE]["example"]["title"] == "Another version"
+
+
+def test_a_draft_is_answered_201_and_changed_by_any_of_its_fields() -> None:
+    assert OPERATIONS["sendEmail"]["responses"]["201"]["headers"]["Location"]
+    changes = SCHEMAS["EmailChanges"]
+    assert changes["properties"].keys() == SCHEMAS["EmailRequest"]["properties"].keys()
+    assert changes["required"] == []
 
 
 def test_what_can_be_included_is_told() -> None:
@@ -133,6 +172,10 @@ async def test_the_examples_work(hes: Service) -> None:
     for example in content["examples"].values():
         response = await hes.ask("POST", f"/v1/emails/{NOWHERE}/resolve", json=example["value"])
         assert response.status_code == 404
+    content = OPERATIONS["editEmail"]["requestBody"]["content"]["application/json"]
+    for name, example in content["examples"].items():
+        made = (await hes.send(LEAST | ({"draft": True} if name == "a draft" else {"send_at": later(days=1)}))).json()
+        assert (await hes.ask("PATCH", f"/v1/emails/{made['id']}", json=example["value"])).status_code == 200
     content = OPERATIONS["createKey"]["requestBody"]["content"]["application/json"]
     for example in content["examples"].values():
         assert (await hes.ask("POST", "/v1/keys", json=example["value"])).status_code == 201
@@ -173,4 +216,5 @@ async def test_options_names_all_methods_of_a_path(hes: Service) -> None:
 
 
 def test_what_filters_a_list_is_told() -> None:
+    assert [p["name"] for p in OPERATIONS["listKeys"]["parameters"]] == list(PARAMETERS)
     assert [p["name"] for p in OPERATIONS["listEmails"]["parameters"]] == list(FILTERS)

@@ -18,6 +18,7 @@ from hes.errors import (
     Forbidden,
     HesError,
     InvalidEmail,
+    KeyInUse,
     KeyReused,
     NotAuthenticated,
     NotFound,
@@ -120,6 +121,13 @@ async def test_wrong_fields_and_headers_are_passed_on() -> None:
     response = await answer_to(error)
     assert problem_in(response)["errors"] == [{"path": "to[2]", "message": "must be a string"}]
     assert response.headers["x-hint"] == "yes"
+
+
+async def test_a_key_in_use_says_when_to_try_again() -> None:
+    response = await answer_to(KeyInUse())
+    assert response.status_code == 409
+    assert problem_in(response)["type"] == "urn:hes:problem:key-in-use"
+    assert response.headers["retry-after"] == "1"
 
 
 def test_a_problem_can_be_had_without_a_response() -> None:

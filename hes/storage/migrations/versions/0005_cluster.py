@@ -1,4 +1,4 @@
-"""Nodes and what they know of the providers, who may probe; on Postgres: plain text order, and vacuum for the queue.
+"""Nodes, who may probe, what has content, what is aside; on Postgres: plain text order, and vacuum for the queue.
 
 Text is compared byte by byte there (COLLATE "C"): it is as fast as can be, and no upgrade of the system's locales can
 spoil an index.
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 HOT = {
     "fillfactor": 80,
@@ -21,7 +21,24 @@ OFTEN = {"autovacuum_vacuum_scale_factor": 0.05, "autovacuum_vacuum_cost_delay":
 STORAGE = {"deliveries": HOT, "attempts": OFTEN, "emails": OFTEN, "recipients": OFTEN, "idempotency": OFTEN}
 
 
+HAS_CONTENT = sa.text("content IS NOT NULL")
+IS_ASIDE = sa.text(
+    "status IN ('draft', 'scheduled', 'in_doubt', 'held', 'failed', 'cancelled', 'bounced', 'complained')"
+)
+
+
 def upgrade() -> None:
+    op.create_index(
+        "emails_content", "emails", ["id"], unique=False, sqlite_where=HAS_CONTENT, postgresql_where=HAS_CONTENT
+    )
+    op.create_index(
+        "deliveries_aside",
+        "deliveries",
+        ["project", "status", "email_id"],
+        unique=False,
+        sqlite_where=IS_ASIDE,
+        postgresql_where=IS_ASIDE,
+    )
     op.add_column("nodes", sa.Column("gates", sa.Text(), nullable=False, server_default="[]"))
     op.create_table(
         "provider_probes",
@@ -49,6 +66,8 @@ def downgrade() -> None:
         for table, options in STORAGE.items():
             op.execute(f"ALTER TABLE {table} RESET ({', '.join(options)})")
         _collate('"default"')
+    op.drop_index("deliveries_aside", table_name="deliveries", sqlite_where=IS_ASIDE, postgresql_where=IS_ASIDE)
+    op.drop_index("emails_content", table_name="emails", sqlite_where=HAS_CONTENT, postgresql_where=HAS_CONTENT)
     op.drop_table("schema_readers")
     op.drop_table("provider_probes")
     op.drop_column("nodes", "gates")

@@ -1,0 +1,62 @@
+"""What is not needed any more goes: contents first, later all of an email. A few hundred at a time, never a long lock.
+
+Age is that of the id, which begins with the time at which the email was handed in. Only what is at rest goes: not what
+is on its way, held or a draft, however old it is.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from hes.model import Millis, Status
+from hes.storage import tables
+from hes.storage.batches import padded
+
+AT_ONCE = 500
+
+AT_REST = (Status.SENT, Status.DELIVERED, Status.BOUNCED, Status.COMPLAINED, Status.FAILED, Status.CANCELLED)
+
+_email = tables.emails.c
+_delivery = tables.deliveries.c
+_old = (
+    sa.select(_email.id)
+    .join(tables.deliveries, _delivery.email_id == _email.id)
+    .where(_email.id < sa.bindparam("before"), _delivery.status.in_([status.value for status in AT_REST]))
+    .order_by(_email.id)
+    .limit(AT_ONCE)
+    .with_for_update(of=tables.deliveries, skip_locked=True)  # nobody may send it again meanwhile
+)
+_old_with_content = _old.where(sa.text(tables.HAS_CONTENT))
+
+_OF_AN_EMAIL = {
+    tables.outbox: tables.outbox.c.email_id,
+    tables.events: tables.events.c.email_id,
+    tables.attempts: tables.attempts.c.email_id,
+    tables.recipients: tables.recipients.c.email_id,
+    tables.deliveries: _delivery.email_id,
+    tables.emails: _email.id,
+}
+
+
+def drop_contents(connection: sa.Connection, before: Millis) -> int:
+    """Of what was handed in before then. Returns of how many."""
+    ids = _ids(connection, _old_with_content, before)
+    if ids:
+        connection.execute(sa.update(tables.emails).where(_email.id.in_(padded(ids))).values(content=None))
+        connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.email_id.in_(padded(ids))))
+    return len(ids)
+
+
+def drop_history(connection: sa.Connection, before: Millis) -> int:
+    """All that there is of what was handed in before then. Returns of how many."""
+    ids = _ids(connection, _old, before)
+    if ids:
+        for table, email_id in _OF_AN_EMAIL.items():
+            connection.execute(sa.delete(table).where(email_id.in_(padded(ids))))
+    return len(ids)
+
+
+def _ids(connection: sa.Connection, old: sa.Select[Any], before: Millis) -> Sequence[str]:
+    digits = f"{before:012x}"  # how an id of that millisecond begins (RFC 9562, section 5.7)
+    return connection.execute(old, {"before": f"{digits[:8]}-{digits[8:]}"}).scalars().all()
