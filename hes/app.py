@@ -21,17 +21,19 @@ from hes.actors.actor import StorageTrouble
 from hes.actors.membership import Membership
 from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
-from hes.case import Backoff, Rules
+from hes.case import Backoff, Means, Rules
 from hes.errors import StorageUnavailable
 from hes.ids import NewId
 from hes.mailer import Mailer, all_providers
 from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
-from hes.providers import Surroundings, make_provider
+from hes.providers import REGISTRY, Surroundings, make_provider
+from hes.providers.hook import ReadEvents
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
+from hes.secret import Secret
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.records import Waiting
@@ -40,7 +42,7 @@ from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
-from hes.web.desk import Budget, Desk, Readiness
+from hes.web.desk import Budget, Desk, ReadHook, Readiness
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
 
@@ -145,6 +147,21 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
     return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
 
 
+def make_hooks(settings: Settings) -> dict[str, ReadHook]:
+    """Of the providers that tell something and have a secret to know it by."""
+    found = {}
+    for provider in settings.providers:
+        read_events, secret = REGISTRY[provider.kind].read_events, provider.webhook_secret
+        if read_events is not None and secret is not None:
+            found[provider.name] = _hook(read_events, secret)
+    return found
+
+
+def _hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
+    # Revealed for each POST: it may stand in a file that changes.
+    return lambda headers, body, at: read_events(headers, body, secret.reveal(), at)
+
+
 def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: Clock) -> Operator:
     return Operator(
         storage,
@@ -164,7 +181,22 @@ def rules_of(settings: Settings) -> Rules:
         backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in settings.providers},
         daily_quotas=daily_quotas(settings),
         lease_seconds=settings.lease_seconds,
+        means=means(settings),
     )
+
+
+def means(settings: Settings) -> dict[str, Means]:
+    """Of the providers that can be asked about a doubt, and are to be."""
+    found = {
+        p.name: Means(
+            doubt_seconds=p.doubt_seconds,
+            replay_seconds=REGISTRY[p.kind].replay_seconds,
+            look_up_seconds=REGISTRY[p.kind].look_up_seconds,
+        )
+        for p in settings.providers
+        if p.doubt_seconds > 0
+    }
+    return {name: one for name, one in found.items() if one.replay_seconds or one.look_up_seconds}
 
 
 def daily_quotas(settings: Settings) -> dict[str, int]:
@@ -202,6 +234,8 @@ def make_desk(
         emails=storage,
         authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
         keys=storage.keys,
+        inbox=storage.inbox,
+        hooks=make_hooks(settings),
         rates=Rates(time.monotonic),
         backlog=backlog,
         readiness=readiness,

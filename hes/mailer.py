@@ -5,7 +5,7 @@ storage ◀─ lease ─ intake ─▶ sender ─▶ provider       (per provide
    └── settle ── reporter ◀─────┘  then the hand is free, and the intake is woken
 
 gatekeeper: what the gates learn, here and elsewhere   janitor: lapsed leases, expiry, old keys
-supervisor: above all of them
+resolver: asks providers about doubts                  supervisor: above all of them
 """
 
 import logging
@@ -21,6 +21,7 @@ from hes.actors.gatekeeper import Gatekeeper
 from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
 from hes.actors.reporter import Reporter
+from hes.actors.resolver import Finder, Resolver
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
 from hes.errors import StorageUnavailable
@@ -114,7 +115,19 @@ class Mailer:
             monotonic=monotonic,
             rng=rng,
         )
+        self._resolver = Resolver(
+            storage,
+            {p.name: self._finder(p, configured[p.name].attempt_timeout) for p in providers},
+            trouble,
+            period_seconds=settings.poll_seconds,
+            lease_seconds=settings.lease_seconds,
+            monotonic=monotonic,
+        )
         self._supervisor = Supervisor(monotonic, rng)
+
+    def _finder(self, provider: Provider, timeout_seconds: float) -> Finder:
+        gate = self._senders[provider.name].gate
+        return Finder(provider, timeout_seconds=timeout_seconds, may_replay=lambda: not gate.is_paused)
 
     def share(self, part: float) -> None:
         """So much of what is configured for all processes together is this one's."""
@@ -129,6 +142,7 @@ class Mailer:
         async with anyio.create_task_group() as others:
             others.start_soon(self._supervisor.run, self._janitor)
             others.start_soon(self._supervisor.run, self.gatekeeper)
+            others.start_soon(self._supervisor.run, self._resolver)
             async with anyio.create_task_group() as writing:
                 writing.start_soon(self._supervisor.run, self._reporter)
                 async with anyio.create_task_group() as sending:

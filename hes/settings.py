@@ -36,13 +36,10 @@ from hes.secret import Secret, Wrong
 from hes.setting import Setting, closest, declared, http_url, is_loopback, matching, one_of, switch, text, whole
 
 NOT_BUILT_YET = {
-    "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
     "HES_PUBLIC_URL": "nothing links back to HES",
     "HES_METRICS": "there are no metrics",
     "OTEL_*": "there is no telemetry",
-    "webhook_secret": "no events are read",
     "from": "the sender is the email's",
-    "doubt_seconds": "nothing searches for what is in doubt",
 }
 """Settings that are read and checked, and what is missing for them to do something. Shrinks as parts are built."""
 

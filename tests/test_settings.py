@@ -515,12 +515,12 @@ def test_what_is_set_and_does_nothing_yet_is_named(tmp_path: Path) -> None:
         "HES_METRICS": "on",
         "HES_PORT": "0",
         "OTEL_SERVICE_NAME": "x",
-        "HES_PROVIDERS": "sendgrid://K@default?weight=2&daily_quota=5&webhook_secret=S outbox://?max_in_flight=2",
+        "HES_PROVIDERS": "sendgrid://K@default?weight=2&daily_quota=5&webhook_secret=S&from=a%40example.com outbox://?max_in_flight=2",
     }
     assert load({}, environ, tmp_path).without_effect() == [
         "HES_METRICS",
         "OTEL_SERVICE_NAME",
-        "providers.sendgrid.webhook_secret",
+        "providers.sendgrid.from",
     ]
 
 
