@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "reports": "case model policy timeline told transitions",
     "searching": "case model routing timeline",
     "policy": "case errors lanes model routing searching timeline transitions",
-    "interventions": "case errors lanes model policy routing timeline transitions",
+    "interventions": "case errors lanes model policy routing searching timeline transitions",
     "providers": "errors mime model provider_settings told",  # nothing of gates, retries, storage
     # policy and routing, since claiming and settling decide inside the transaction
     "storage": "case errors ids interventions lanes model policy reports routing searching told",

@@ -23,7 +23,8 @@ from hes.storage.inbox import Taken
 from hes.storage.ledger import Ledger, load
 from hes.told import ProviderEvent, Told
 
-MATCHED_AT_ONCE = 500
+AT_ONCE = 500
+"""Of one transaction."""
 FIRST_PAUSE_MS = 1000
 LONGEST_PAUSE_MS = 3600_000
 OURS_WAITS_MS = 24 * 3600_000
@@ -47,7 +48,7 @@ _select_waiting = (
     sa.select(_row.provider, _row.dedup_id, _row.received_at, _row.event)
     .where(sa.text(tables.IS_WAITING_EVENT), _row.due_at <= sa.bindparam("now"))
     .order_by(_row.due_at)
-    .limit(MATCHED_AT_ONCE)
+    .limit(AT_ONCE)
     .with_for_update(skip_locked=True)
 )
 _select_standings = sa.select(_recipient.email_id, _recipient.position, _recipient.email, _recipient.status).where(
@@ -79,6 +80,15 @@ class EventStore:
         self._new_id = new_id
 
     async def take(self, provider: str, told: Told) -> Taken:
+        if told.nonce:  # good once, so that all of it is taken or nothing
+            return await self._take(provider, told)
+        new = waiting = 0
+        for first in range(0, len(told.events), AT_ONCE):  # what is repeated if a later one fails, is known then
+            taken = await self._take(provider, Told(told.events[first : first + AT_ONCE]))
+            new, waiting = new + taken.new, waiting + taken.waiting
+        return Taken(new, waiting)
+
+    async def _take(self, provider: str, told: Told) -> Taken:
         def work(connection: sa.Connection, now: Millis) -> Taken:
             nonce = [(provider, f"nonce/{told.nonce}", now, "nonce", None, None)] if told.nonce else []
             if nonce and not _insert.run(connection, nonce):

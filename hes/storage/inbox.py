@@ -20,7 +20,10 @@ class Inbox(Protocol):
     """What providers tell."""
 
     async def take(self, provider: str, told: Told) -> Taken:
-        """Commit the events and what follows from them, in one transaction. What was told before counts for nothing."""
+        """Commit the events and what follows from them, in batches. What was told before counts for nothing.
+
+        With a nonce in one transaction, and nothing of it if the nonce was seen before.
+        """
         ...
 
     async def match(self) -> int:

@@ -438,7 +438,7 @@ class SqlStorage:
             ids = connection.execute(on_their_way.limit(BATCH)).scalars().all()
             ledger = load(connection, (EmailId(i) for i in ids))
             for case in ledger.cases():
-                ledger.change(interventions.restore(case, now))
+                ledger.change(interventions.restore(self._policy.rules, case, now))
             ledger.write(connection, self._new_id)
             return len(ids)
 

@@ -16,7 +16,7 @@ from tests.fakes.resend import KEY as RESEND_KEY
 from tests.fakes.resend import ResendRules
 from tests.fakes.sendgrid import SendGridRules
 from tests.faults.house import House, house
-from tests.faults.server import event_types, sendgrid_at
+from tests.faults.server import event_types, eventually, sendgrid_at
 from tests.faults.test_doubt import event, outcomes
 
 pytestmark = pytest.mark.anyio
@@ -114,6 +114,23 @@ async def test_after_its_time_an_email_is_not_sent_by_a_replay(tmp_path: Path) -
         await hes.until(await hes.send(), "sent")
         assert (await hes.read(email["id"]))["status"] == "held"
         assert len(resend.requests) == asked + 1
+
+
+@pytest.mark.parametrize("at", [Point.AFTER_STORING, Point.BEFORE_STORING])
+async def test_what_was_in_flight_when_a_process_ended_is_asked_about_by_the_next(tmp_path: Path, at: Point) -> None:
+    async with FakeServer(ResendRules()) as resend:
+        resend.fault = Fault(kind=Kind.HANG, at=at, count=1)
+        async with house(tmp_path, resend_at(resend.url), doubt_seconds=10) as hes:
+            email_id = await hes.send(on_doubt="hold")
+
+            async def has_come() -> bool:
+                return bool(resend.requests)
+
+            await eventually(has_come)
+        async with house(tmp_path, resend_at(resend.url), doubt_seconds=10) as hes:
+            email = await hes.until(email_id, "sent")
+        assert resend.copies(email_id) == 1
+    assert event_types(email) == ["created", "queued", "attempt", "in_doubt", "resolved", "sent"]
 
 
 # --- looked up -------------------------------------------------------------------------------------------------------

@@ -589,6 +589,8 @@ class World:
         attempt = case.attempt(attempt_id)
         if attempt is None or attempt.provider != provider or attempt.outcome is not Outcome.IN_DOUBT:
             self.broken(f"I2: a replay at {provider} of what is no doubt there: {case}")
+        if self.clock() >= case.delivery.expires_at:
+            self.broken(f"expiry: a replay after the email's time: {case}")
         is_decided = attempt is not None and attempt.resolution is not None
         if case.attempts[-1].id != attempt_id and not is_decided:
             self.broken(f"I2: a replay of {attempt_id} while another attempt is made: {case}")

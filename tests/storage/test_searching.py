@@ -13,8 +13,21 @@ from hes.model import Decision, Leased, OnDoubt, Outcome, Reason, Resolution, St
 from hes.policy import Policy
 from hes.searching import Way
 from hes.storage.searches import Asked, Asking
+from hes.storage.sql import SqlStorage
 from hes.storage.storage import Storage
-from tests.storage.harness import DAY_SECONDS, LEASE_SECONDS, RULES, Bench, FakeClock, Kind, next_id, proof, rooms, told
+from tests.storage.harness import (
+    DAY_SECONDS,
+    LEASE_SECONDS,
+    RULES,
+    Bench,
+    FakeClock,
+    Kind,
+    next_id,
+    only_sql,
+    proof,
+    rooms,
+    told,
+)
 
 DOUBT_SECONDS = 15
 HOUR = 3600
@@ -314,3 +327,16 @@ async def test_a_search_that_found_nothing_and_an_event_that_proves_both_are_a_d
     stored = await bench.read(leased)
     assert told(stored)[-2:] == ["resolved", "duplicate"]
     assert (stored.delivery.status, stored.delivery.provider) == (Status.SENT, "a")
+
+
+@only_sql
+async def test_what_was_in_flight_when_a_backup_was_made_is_looked_up_and_never_replayed(
+    bench: Bench, sql: SqlStorage
+) -> None:
+    ours, theirs = await bench.leased("a"), await bench.leased("b")
+    await sql.restored()
+    [asking] = await claim(bench)
+    assert (asking.search.attempt_id, asking.way) == (theirs.attempt_id, Way.LOOK_UP)
+    await answer(bench, asking, "accepted")
+    assert await bench.status(theirs) == (Status.SENT, None)
+    assert await bench.status(ours) == (Status.HELD, Reason.RESTORED)
