@@ -23,6 +23,7 @@ from hes.actors.janitor import Janitor
 from hes.actors.reporter import Reporter
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
+from hes.actors.vitals import MailerVitals
 from hes.errors import StorageUnavailable
 from hes.model import Clock, Ended, Leased, Monotonic
 from hes.provider_settings import Kind, ProviderSettings
@@ -31,6 +32,7 @@ from hes.routing import OUTBOX
 from hes.settings import Settings
 from hes.storage.hints import Hint
 from hes.storage.storage import Storage
+from hes.telemetry.telemetry import OFF, Telemetry
 
 LISTEN_SECONDS = 1.0
 """How often a process looks by itself at what others have found out about the providers."""
@@ -51,6 +53,7 @@ class Mailer:
         clock: Clock,
         rng: random.Random,
         monotonic: Monotonic = time.monotonic,
+        telemetry: Telemetry = OFF,
     ) -> None:
         """`providers`: as `make_providers` makes them; closed by `aclose`."""
         self.trouble = trouble = StorageTrouble(monotonic)
@@ -72,6 +75,7 @@ class Mailer:
             trouble,
             listen_seconds=LISTEN_SECONDS if storage.is_shared else None,
             tell_others=lambda: storage.hints.tell(Hint.FACTS),
+            monotonic=monotonic,
         )
         storage.hints.listen(Hint.DUE, self.intake.wake)
         storage.hints.listen(Hint.FACTS, self.gatekeeper.wake)
@@ -100,8 +104,11 @@ class Mailer:
                 timeout_seconds=one.attempt_timeout,
                 clock=clock,
                 monotonic=monotonic,
+                telemetry=telemetry,
             )
-        self._reporter = Reporter(storage, self._outcomes, self._senders, trouble, wake=self.intake.wake)
+        self._reporter = Reporter(
+            storage, self._outcomes, self._senders, trouble, monotonic=monotonic, wake=self.intake.wake
+        )
         self._janitor = Janitor(
             storage,
             self._reporter,
@@ -114,6 +121,8 @@ class Mailer:
             monotonic=monotonic,
             rng=rng,
         )
+        actors = (self.intake, self._reporter, self._janitor, self.gatekeeper)
+        self.vitals = MailerVitals(self._senders, self._outcomes, actors, monotonic)
         self._supervisor = Supervisor(monotonic, rng)
 
     def share(self, part: float) -> None:
