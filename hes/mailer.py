@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import anyio
 
 from hes.actors.actor import Mailbox, StorageTrouble
-from hes.actors.gate import Gate, GateSettings
+from hes.actors.gate import Gate
 from hes.actors.gatekeeper import Gatekeeper
 from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
@@ -24,14 +24,15 @@ from hes.actors.reporter import Reporter
 from hes.actors.resolver import Finder, Resolver
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
+from hes.actors.vitals import MailerVitals
+from hes.configured import all_providers, gate_settings
 from hes.errors import StorageUnavailable
 from hes.model import Clock, Ended, Leased, Monotonic
-from hes.provider_settings import Kind, ProviderSettings
 from hes.providers.provider import Provider
-from hes.routing import OUTBOX
 from hes.settings import Settings
 from hes.storage.hints import Hint
 from hes.storage.storage import Storage
+from hes.telemetry.telemetry import OFF, Telemetry
 
 LISTEN_SECONDS = 1.0
 """How often a process looks by itself at what others have found out about the providers."""
@@ -52,6 +53,7 @@ class Mailer:
         clock: Clock,
         rng: random.Random,
         monotonic: Monotonic = time.monotonic,
+        telemetry: Telemetry = OFF,
     ) -> None:
         """`providers`: as `make_providers` makes them; closed by `aclose`."""
         self.trouble = trouble = StorageTrouble(monotonic)
@@ -73,6 +75,7 @@ class Mailer:
             trouble,
             listen_seconds=LISTEN_SECONDS if storage.is_shared else None,
             tell_others=lambda: storage.hints.tell(Hint.FACTS),
+            monotonic=monotonic,
         )
         storage.hints.listen(Hint.DUE, self.intake.wake)
         storage.hints.listen(Hint.FACTS, self.gatekeeper.wake)
@@ -101,8 +104,11 @@ class Mailer:
                 timeout_seconds=one.attempt_timeout,
                 clock=clock,
                 monotonic=monotonic,
+                telemetry=telemetry,
             )
-        self._reporter = Reporter(storage, self._outcomes, self._senders, trouble, wake=self.intake.wake)
+        self._reporter = Reporter(
+            storage, self._outcomes, self._senders, trouble, monotonic=monotonic, wake=self.intake.wake
+        )
         self._janitor = Janitor(
             storage,
             self._reporter,
@@ -123,6 +129,8 @@ class Mailer:
             lease_seconds=settings.lease_seconds,
             monotonic=monotonic,
         )
+        actors = (self.intake, self._reporter, self._janitor, self.gatekeeper, self._resolver)
+        self.vitals = MailerVitals(self._senders, self._outcomes, actors, monotonic)
         self._supervisor = Supervisor(monotonic, rng)
 
     def _finder(self, provider: Provider, timeout_seconds: float) -> Finder:
@@ -183,20 +191,3 @@ class Mailer:
             mailbox.discard()
         for provider in self._providers:
             await provider.aclose()
-
-
-def all_providers(settings: Settings) -> tuple[ProviderSettings, ...]:
-    """The configured ones, and the built-in outbox of test keys if it is not among them."""
-    if any(provider.name == OUTBOX for provider in settings.providers):
-        return settings.providers
-    return (*settings.providers, ProviderSettings(name=OUTBOX, kind=Kind.OUTBOX))
-
-
-def gate_settings(provider: ProviderSettings) -> GateSettings:
-    return GateSettings(
-        fail_max=provider.gate_fail_max,
-        open_seconds=provider.gate_open_seconds,
-        max_in_flight=provider.max_in_flight,
-        rate_per_second=provider.rate_per_second,
-        weight=provider.weight,
-    )

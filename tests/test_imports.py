@@ -20,14 +20,14 @@ MAY_IMPORT = {
     "__init__": "",  # the version
     "model": "",  # the words that all others speak
     "errors": "",
-    "telemetry": "",
+    "telemetry": "model",
     "ids": "model",
     "mime": "model",
     "secret": "",
     "setting": "errors model secret",
     "provider_settings": "errors model secret setting",
-    "settings": "errors model provider_settings secret setting",
-    "log": "secret",  # to mask it
+    "settings": "errors model provider_settings secret setting telemetry.environment",
+    "log": "secret telemetry",  # to mask it; which trace a line belongs to
     "transitions": "model",  # the table that policy decides by
     "timeline": "model",
     "rotation": "",
@@ -40,9 +40,9 @@ MAY_IMPORT = {
     "searching": "case model routing timeline",
     "policy": "case errors lanes model routing searching timeline transitions",
     "interventions": "case errors lanes model policy routing searching timeline transitions",
-    "providers": "errors mime model provider_settings told",  # nothing of gates, retries, storage
+    "providers": "errors mime model provider_settings telemetry told",  # nothing of gates, retries, storage
     # policy and routing, since claiming and settling decide inside the transaction
-    "storage": "case errors ids interventions lanes model policy reports routing searching told",
+    "storage": "case errors ids interventions lanes model policy reports routing searching telemetry told",
     "actors": f"errors ids model searching telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model setting settings telemetry told {KINDLESS} storage.key_records",
@@ -50,14 +50,19 @@ MAY_IMPORT = {
     "cli": "hes",  # everything: its commands are the service's start, or clients
     "demo": "client serving settings",  # a client of a HES that it serves itself, with providers of its own
     # What a process does in its role: the actors wired, over any kind of provider and storage.
-    "mailer": f"actors errors model provider_settings routing settings {KINDLESS} storage.hints",
+    "configured": "actors case model provider_settings providers routing settings",  # from the settings to the parts
+    "mailer": f"actors configured errors model settings telemetry {KINDLESS} storage.hints",
     "node": f"mailer model settings {KINDLESS} storage.hints",
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
     "workers": "",  # processes of one serve: knows nothing of what they do
-    "serving": "app errors ids model settings storage.sql web.desk",  # a process's life, around what app wires
+    "serving": "app errors ids model settings storage.sql telemetry web.desk",  # a process's life
     "__main__": "cli errors",
 }
-ONLY_IN = {"pybreaker": "hes/actors/gate.py"}  # its traps are known and avoided in one place
+ONLY_IN = {
+    "pybreaker": "hes/actors/gate.py",  # its traps are known and avoided in one place
+    "opentelemetry": "hes/telemetry/recording.py",  # so that off is off
+    "prometheus_client": "hes/telemetry/recording.py",
+}
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 import anyio
 import anyio.abc
 
-from hes.actors.actor import StorageTrouble
+from hes.actors.actor import Pulse, StorageTrouble
 from hes.errors import StorageUnavailable
 from hes.model import Monotonic
 from hes.providers.finding import Doubt, Finding, Found, LooksUp, Replays
@@ -93,6 +93,7 @@ class Resolver:
         self._period_seconds = period_seconds
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
+        self.pulse = Pulse(monotonic)
         self._woken = anyio.Event()
 
     async def run(self) -> None:
@@ -100,9 +101,10 @@ class Resolver:
             while True:
                 self._woken = anyio.Event()
                 try:
-                    while await self._storage.inbox.match():
-                        pass
-                    await self._claim(hands)
+                    with self.pulse:
+                        while await self._storage.inbox.match():
+                            self.pulse.beat()
+                        await self._claim(hands)
                 except StorageUnavailable:
                     self._trouble.note()
                     await anyio.sleep(self._period_seconds)

@@ -10,8 +10,9 @@ from hes import interventions
 from hes.errors import NotFound, WrongState, WrongVersion
 from hes.model import Address, Delivery, EmailId, Millis, Reason, Status
 from hes.storage import tables
+from hes.storage.claiming import waiting_lanes
 from hes.storage.ledger import Ledger, delivery_of
-from hes.storage.records import ListQuery, Page, Recipient, StoredEmail, Waiting
+from hes.storage.records import ListQuery, Page, Queue, Recipient, StoredEmail, Waiting
 
 ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
 """Content can't be erased then: it is still needed, or somebody may still ask for it."""
@@ -144,6 +145,24 @@ def waiting(connection: sa.Connection) -> Waiting:
         )
     )
     return sum((Waiting(count, int(size)) for count, size in connection.execute(counts)), Waiting())
+
+
+def queue(connection: sa.Connection, now: Millis) -> Queue:
+    """As `waiting`, by status; and of each lane the first one, of each project what is held."""
+    counts = dict.fromkeys((*ON_ITS_WAY, Status.HELD), 0)
+    total = 0
+    for condition in (tables.CAN_EXPIRE, tables.IS_LEASED):
+        columns = _delivery.status, sa.func.count(), sa.func.sum(_delivery.size_bytes)
+        by_status = sa.select(*columns).where(sa.text(condition)).group_by(_delivery.status)
+        for status, count, size in connection.execute(by_status):
+            counts[Status(status)] += count
+            total += int(size)
+    projects = sa.select(tables.projects.c.id).union(sa.select(sa.literal("default"))).subquery()
+    held = _delivery.project == projects.c.id, _delivery.status == Status.HELD, sa.text(tables.IS_ASIDE)
+    of_projects = sa.select(sa.func.count()).select_from(projects.join(tables.deliveries, sa.and_(*held)))
+    counts[Status.HELD] = connection.execute(of_projects).scalar_one()
+    due = [due_at for _, due_at in waiting_lanes(connection) if due_at <= now]
+    return Queue(counts, total, min(due, default=None))
 
 
 def owned(ledger: Ledger, project: str, email_id: EmailId) -> Delivery:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from hes.model import Decision, EmailId, Millis
-from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, Many, NewEmail, Page, Waiting
+from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, Many, NewEmail, Page, Queue, Waiting
 
 T = TypeVar("T")
 
@@ -31,6 +31,10 @@ class EmailBook(Protocol):
 
     async def waiting(self) -> Waiting:
         """How much waits, of all projects, by a query whose cost does not grow with what is at rest."""
+        ...
+
+    async def queue(self) -> Queue:
+        """How the queue stands, by queries whose cost does not grow with what is at rest."""
         ...
 
     async def list(self, project: str, query: ListQuery) -> Page:

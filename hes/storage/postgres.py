@@ -17,13 +17,14 @@ import random
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import anyio
 import asyncpg
 import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from hes.errors import CommitUnknown, ConfigError, StorageUnavailable
 from hes.ids import NewId
@@ -32,6 +33,7 @@ from hes.policy import Policy
 from hes.storage.database import Work
 from hes.storage.hints import PostgresHints
 from hes.storage.sql import SqlStorage
+from hes.telemetry.telemetry import OFF, Telemetry
 
 T = TypeVar("T")
 
@@ -136,6 +138,8 @@ class PostgresDatabase:
     `clock`: instead of the database's, for tests.
     """
 
+    name = "postgres"
+
     def __init__(
         self, url: PostgresUrl, clock: Callable[[], Millis] | None = None, deadlines: Deadlines = DEADLINES
     ) -> None:
@@ -155,6 +159,10 @@ class PostgresDatabase:
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._deadlines.connect):
             await self._engine.dispose()
+
+    def connections(self) -> tuple[int, int, int]:
+        pool = cast("QueuePool", self._engine.pool)
+        return pool.checkedout(), pool.checkedin(), CONNECTIONS
 
     async def write(self, work: Work[T]) -> T:
         return await self._tried(lambda: self._write(work))
@@ -294,6 +302,7 @@ async def open_postgres(
     new_id: NewId,
     clock: Callable[[], Millis] | None = None,
     deadlines: Deadlines = DEADLINES,
+    telemetry: Telemetry = OFF,
 ) -> AsyncIterator[SqlStorage]:
     """The storage there. Its schema is left as it is: see `Storage.check`.
 
@@ -305,7 +314,7 @@ async def open_postgres(
         except StorageUnavailable as error:
             _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
         hints = PostgresHints(url.connect, database, new_id)
-        storage = SqlStorage(database, policy, new_id, hints)
+        storage = SqlStorage(database, policy, new_id, hints, telemetry)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(storage.accepts.run, name="storage: accepts")
             tasks.start_soon(hints.run, name="storage: hints")

@@ -70,6 +70,17 @@ class Waiting(Struct, frozen=True):
         return Waiting(self.count - other.count, self.size_bytes - other.size_bytes)
 
 
+class Queue(Struct, frozen=True):
+    """How the queue stands, of all projects."""
+
+    counts: dict[Status, int]
+    """Of what is scheduled, queued, sending, in doubt, held."""
+    size_bytes: int
+    """Of all of these but what is held."""
+    oldest_due_at: Millis | None
+    """Since when the longest waiting email has been due; None: none is due."""
+
+
 class BatchItem(Struct, frozen=True, omit_defaults=True):
     """What became of one email of a batch: it was accepted, or there is a problem with it, as the caller is told."""
 

@@ -6,7 +6,7 @@ A kind of database adds only how a write transaction begins, what time it is, an
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,6 +55,7 @@ from hes.storage.records import (
     NewEmail,
     Page,
     Presence,
+    Queue,
     Settled,
     StoredEmail,
     Swept,
@@ -63,6 +64,9 @@ from hes.storage.records import (
     leased,
 )
 from hes.storage.search_store import SearchStore
+from hes.telemetry import names
+from hes.telemetry.names import Metric
+from hes.telemetry.telemetry import OFF, Telemetry, Values
 
 T = TypeVar("T")
 
@@ -108,13 +112,21 @@ class SqlStorage:
     `accepts.run` must run beside it for as long as it is used.
     """
 
-    def __init__(self, database: Database, policy: Policy, new_id: NewId, hints: Hints | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        policy: Policy,
+        new_id: NewId,
+        hints: Hints | None = None,
+        telemetry: Telemetry = OFF,
+    ) -> None:
         """`hints`: to other processes over the same database; None: there are none."""
         self.is_shared = hints is not None
         self.hints: Hints = hints or NoHints()
         self._database = database
         self._policy = policy
         self._new_id = new_id
+        self._telemetry = telemetry
         self.node_id = new_id()
         """Of this process."""
         self.keys = KeyStore(database, new_id)
@@ -127,6 +139,15 @@ class SqlStorage:
         self._unknown: list[Ended] = []
         """What a claim has leased, or not: nobody knows what became of its COMMIT, so nobody has it in hand."""
 
+    def vitals(self) -> Iterator[tuple[Metric, Values]]:
+        """How the pool and the group commit stand, for the gauges."""
+        used, idle, most = self._database.connections()
+        of_pool = {names.POOL: self._database.name}
+        by_state = (("used", used), ("idle", idle))
+        yield names.CONNECTIONS, [(n, {**of_pool, names.CONNECTION_STATE: state}) for state, n in by_state]
+        yield names.CONNECTIONS_MAX, [(most, of_pool)]
+        yield names.COMMITS, [(self.accepts.waiting, {})]
+
     # --- accepting -----------------------------------------------------------------------------------------------
 
     async def accept(self, new: NewEmail) -> Accepted:
@@ -136,7 +157,9 @@ class SqlStorage:
         def work(connection: sa.Connection, now: Millis) -> list[Accepted | Exception]:
             return accepting.write(connection, now, group, self._new_id)
 
-        return await self._database.write(work)
+        with self._telemetry.batch("accept") as batch:
+            batch.holds([new.email.trace for new in group])
+            return await self._database.write(work)
 
     async def accept_batch(
         self, project: str, items: Sequence[NewEmail | BatchItem], key: IdempotencyKey | None
@@ -144,7 +167,9 @@ class SqlStorage:
         def work(connection: sa.Connection, now: Millis) -> list[BatchItem]:
             return accepting.write_batch(connection, now, project, items, key, self._new_id)
 
-        return await self._database.write(work)
+        with self._telemetry.batch("accept") as batch:
+            batch.holds([item.email.trace for item in items if isinstance(item, NewEmail)])
+            return await self._database.write(work)
 
     async def first_answer(self, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
         def work(connection: sa.Connection, now: Millis) -> T | None:
@@ -154,6 +179,9 @@ class SqlStorage:
 
     async def waiting(self) -> Waiting:
         return await self._database.read(lambda connection, _: book.waiting(connection))
+
+    async def queue(self) -> Queue:
+        return await self._database.read(book.queue)
 
     # --- leasing -------------------------------------------------------------------------------------------------
 
@@ -193,14 +221,18 @@ class SqlStorage:
             quotas.take(one.provider for one in given)
             return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
 
-        while True:
-            try:
-                return await self._database.write(work)
-            except QuotaTaken as error:
-                _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
-            except CommitUnknown:
-                self._unknown += [_not_tried(leased, began) for leased in items]
-                raise
+        with self._telemetry.batch("lease") as batch:
+            while True:
+                try:
+                    leases = await self._database.write(work)
+                except QuotaTaken as error:
+                    _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
+                except CommitUnknown:
+                    self._unknown += [_not_tried(leased, began) for leased in items]
+                    raise
+                else:
+                    batch.holds([leased.email.trace for leased in leases.items])
+                    return leases
 
     async def _give_back_unknown(self) -> None:
         """Else it would stay leased, and its lapse would be told as a doubt that nobody has."""
@@ -237,7 +269,9 @@ class SqlStorage:
             ledger.write(connection, self._new_id)
             return Settled(tuple(lost), tuple(verdicts))
 
-        return await self._database.write(work)
+        with self._telemetry.batch("settle") as batch:
+            batch.holds([one.trace for one in ended])
+            return await self._database.write(work)
 
     async def evidence(self, proofs: Sequence[Evidence]) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
@@ -262,7 +296,11 @@ class SqlStorage:
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         await self._give_back_unknown()
-        return await self._sweep(_select_lapsed, held)
+        with self._telemetry.batch("sweep"):
+            swept = await self._sweep(_select_lapsed, held)
+        self._telemetry.count(names.LAPSED, swept.lapsed)
+        self._telemetry.count(names.EXPIRED, swept.expired)
+        return swept
 
     async def recover(self) -> int:
         """Lapse every lease, however long it would still run. Only for who can prove that their holders are dead."""

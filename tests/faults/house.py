@@ -12,6 +12,7 @@ import httpx
 from hes import app, settings
 from hes.ids import id_maker
 from hes.storage.sql import SqlStorage
+from hes.telemetry.telemetry import OFF, Telemetry
 from tests.fakes.faults import FakeServer, Fault
 from tests.fakes.sendgrid import fake_sendgrid
 from tests.faults.server import KEY, Client, sendgrid_at
@@ -63,14 +64,23 @@ class House(Client):
 @asynccontextmanager
 async def house(folder: Path, *fakes: FakeServer | str, **flags: object) -> AsyncIterator[House]:
     """With a SendGrid for each fake; a text is a provider's URL."""
+    async with measured_house(OFF, folder, *fakes, **flags) as hes:
+        yield hes
+
+
+@asynccontextmanager
+async def measured_house(
+    telemetry: Telemetry, folder: Path, *fakes: FakeServer | str, **flags: object
+) -> AsyncIterator[House]:
+    """The same, and what it does is recorded."""
     urls = (fake if isinstance(fake, str) else sendgrid_at(fake.url) for fake in fakes)
     flags |= {"database_url": f"sqlite:///{folder / 'hes.db'}"}
     loaded = settings.load(flags, QUICK | {"HES_PROVIDERS": " ".join(urls)}, folder)
     rng, new_id = Random(1), id_maker(app.now, Random(2))
-    async with app.open_storage(loaded, app.now, new_id, rng) as storage, anyio.create_task_group() as tasks:
-        process = app.Process(loaded, storage, new_id, app.now, rng)
+    async with app.open_storage(loaded, app.now, new_id, rng, telemetry) as storage, anyio.create_task_group() as tasks:
+        process = app.Process(loaded, storage, new_id, app.now, rng, telemetry)
         tasks.start_soon(process.run)
-        transport = httpx.ASGITransport(app=process.web)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=process.web)
         try:
             async with httpx.AsyncClient(transport=transport) as http:
                 yield House(http, storage)

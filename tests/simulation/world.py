@@ -15,8 +15,8 @@ import anyio.abc
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hes.app import rules_of
 from hes.case import Case, Means
+from hes.configured import rules_of
 from hes.errors import StorageUnavailable, WrongState
 from hes.ids import id_maker
 from hes.mailer import Mailer
