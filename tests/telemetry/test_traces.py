@@ -175,8 +175,8 @@ async def test_outside_of_a_span_there_is_none(all_of_it: Telemetry) -> None:
 # --- how many --------------------------------------------------------------------------------------------------------
 
 
-def begins(sampler: Sparing, kind: SpanKind, parent: str = "") -> bool:
-    result = sampler.should_sample(_below(context_of(parent)), 1, "x", kind)
+def begins(sampler: Sparing, kind: SpanKind, parent: str = "", method: str = "POST") -> bool:
+    result = sampler.should_sample(_below(context_of(parent)), 1, "x", kind, {names.METHOD: method})
     return result.decision is Decision.RECORD_AND_SAMPLE
 
 
@@ -186,6 +186,7 @@ def test_so_many_traces_begin_in_a_second_and_those_begun_go_on() -> None:
     assert [begins(sampler, SpanKind.SERVER) for _ in range(3)] == [True, True, False]
     assert not begins(sampler, SpanKind.SERVER, CALLER), "a caller's wish counts no more than another's"
     assert begins(sampler, SpanKind.CONSUMER, CALLER)
+    assert begins(sampler, SpanKind.SERVER, method="GET"), "reading has its own count"
     now = 0.5
     assert begins(sampler, SpanKind.SERVER, CALLER)
     assert not begins(sampler, SpanKind.SERVER, CALLER[:-2] + "00")
