@@ -1,8 +1,8 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos lint format bench bench-queue readme lock clean
-export PYTHON
+.PHONY: help setup run test chaos lint format bench bench-queue manifests image push binary package readme lock clean
+export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
 
 BIN = .venv/bin
 
@@ -30,11 +30,28 @@ format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure emails per second, end to end
-	$(BIN)/python -m benchmarks.end_to_end
+bench: setup  ## Measure emails per second, end to end (ARGS=--postgres)
+	$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 
 bench-queue: setup  ## Measure what claiming costs on Postgres, however much waits (ARGS="--waiting 1000,10000")
 	$(BIN)/python -m benchmarks.queue $(ARGS)
+
+manifests: setup  ## Render kustomize/ into dist/manifests and check it (needs kubectl or kustomize)
+	$(BIN)/python -m tools.manifests
+	$(BIN)/python -m pytest -q tests/ship/test_manifests.py
+
+image: setup  ## Build the image and try it (BASE=, BUILDER=, IMAGE=, IMAGE_FLAGS=)
+	$(BIN)/python -m tools.image build
+	$(BIN)/python -m tools.image try
+
+push: setup  ## Push the image that was built (IMAGE=registry.example.com/hes:0.1.0)
+	$(BIN)/python -m tools.image push
+
+binary: setup  ## Pack all of it into one file, dist/hes, that wants only python3; try it
+	$(BIN)/python -m tools.binary
+
+package: setup  ## Build wheel, sdist and SBOM into dist; try the first two in a fresh environment
+	$(BIN)/python -m tools.package
 
 # Why pip options and not uv.lock: uv.lock names a host on each line. dev.txt leaves out what runtime.txt holds, so
 # that no package is pinned twice; they are installed together.

@@ -21,17 +21,19 @@ from hes.actors.membership import Membership
 from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
 from hes.actors.watchdog import Watchdog
-from hes.case import Backoff, Rules
+from hes.configured import all_providers, daily_quotas, rules_of
 from hes.errors import StorageUnavailable
 from hes.ids import NewId
-from hes.mailer import Mailer, all_providers
+from hes.mailer import Mailer
 from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
-from hes.providers import Surroundings, make_provider
+from hes.providers import REGISTRY, Surroundings, make_provider
+from hes.providers.hook import ReadEvents
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
+from hes.secret import Secret
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.records import Waiting
@@ -41,7 +43,7 @@ from hes.storage.storage import Storage
 from hes.telemetry.telemetry import OFF, App, Telemetry
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
-from hes.web.desk import Budget, Desk, Readiness
+from hes.web.desk import Budget, Desk, ReadHook, Readiness
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
 
@@ -171,6 +173,21 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
     return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
 
 
+def make_hooks(settings: Settings) -> dict[str, ReadHook]:
+    """Of the providers that tell something and have a secret to know it by."""
+    found = {}
+    for provider in settings.providers:
+        read_events, secret = REGISTRY[provider.kind].read_events, provider.webhook_secret
+        if read_events is not None and secret is not None:
+            found[provider.name] = _hook(read_events, secret)
+    return found
+
+
+def _hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
+    # Revealed for each POST: it may stand in a file that changes.
+    return lambda headers, body, at: read_events(headers, body, secret.reveal(), at)
+
+
 def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: Clock) -> Operator:
     return Operator(
         storage,
@@ -181,20 +198,6 @@ def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: C
         told=node.told,
         clock=clock,
     )
-
-
-def rules_of(settings: Settings) -> Rules:
-    return Rules(
-        providers=tuple(provider.name for provider in settings.providers),
-        routes=settings.routes,
-        backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in settings.providers},
-        daily_quotas=daily_quotas(settings),
-        lease_seconds=settings.lease_seconds,
-    )
-
-
-def daily_quotas(settings: Settings) -> dict[str, int]:
-    return {p.name: p.daily_quota for p in settings.providers if p.daily_quota is not None}
 
 
 def postgres_url(settings: Settings) -> PostgresUrl:
@@ -228,6 +231,8 @@ def make_desk(
         emails=storage,
         authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
         keys=storage.keys,
+        inbox=storage.inbox,
+        hooks=make_hooks(settings),
         rates=Rates(time.monotonic),
         backlog=backlog,
         readiness=readiness,

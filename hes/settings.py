@@ -37,11 +37,8 @@ from hes.setting import Setting, closest, declared, http_url, is_loopback, match
 from hes.telemetry.environment import Exports, exports_of, is_followed
 
 NOT_BUILT_YET = {
-    "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
     "HES_PUBLIC_URL": "nothing links back to HES",
-    "webhook_secret": "no events are read",
     "from": "the sender is the email's",
-    "doubt_seconds": "nothing searches for what is in doubt",
 }
 """Settings that are read and checked, and what is missing for them to do something. Shrinks as parts are built."""
 
@@ -107,7 +104,7 @@ class Settings(Times, frozen=True, kw_only=True):
     ] = Secret("sqlite:///./hes.db")
     role: Annotated[
         Literal["all", "api", "mailer"],
-        Setting(one_of("all", "api", "mailer"), "What this process does: accept, send (mailer), or all", "api"),
+        Setting(one_of("all", "api", "mailer"), "What this process does: accept (api), send (mailer), or all", "all"),
     ] = "all"
     host: Annotated[str, Setting(_host, "Where to listen", "127.0.0.1")] = "127.0.0.1"
     port: Annotated[int, Setting(whole(0, 65535), "Where to listen; 0: any free port", "8025")] = 8025

@@ -516,12 +516,12 @@ def test_what_is_set_and_does_nothing_yet_is_named(tmp_path: Path) -> None:
         "HES_PORT": "0",
         "OTEL_LOGS_EXPORTER": "otlp",
         "OTEL_SERVICE_NAME": "x",
-        "HES_PROVIDERS": "sendgrid://K@default?weight=2&daily_quota=5&webhook_secret=S outbox://?max_in_flight=2",
+        "HES_PROVIDERS": "sendgrid://K@default?weight=2&webhook_secret=S&from=a%40example.com outbox://?max_in_flight=2",
     }
     assert load({}, environ, tmp_path).without_effect() == [
         "HES_PUBLIC_URL",
         "OTEL_LOGS_EXPORTER",
-        "providers.sendgrid.webhook_secret",
+        "providers.sendgrid.from",
     ]
 
 

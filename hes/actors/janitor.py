@@ -69,6 +69,8 @@ class Janitor:
                 _log.warning("%d leases lapsed; their emails are in doubt", swept.lapsed)
             if swept.expired:
                 _log.info("%d emails expired", swept.expired)
+            if swept.searched:
+                _log.info("%d emails were in doubt for long enough; their policies act", swept.searched)
             if not swept.more:
                 return
 

@@ -1,6 +1,6 @@
 """What people do with emails that are not on their way: lists, erasing. Plain queries, beside the queue."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -37,6 +37,23 @@ def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
     rows = found[: query.limit]
     recipients = _recipients(connection, [EmailId(row[0]) for row in rows])
     return Page(tuple(_stored(tuple(row), recipients) for row in rows), more=len(found) > query.limit)
+
+
+def some_of(
+    connection: sa.Connection, project: str, query: ListQuery, statuses: Collection[Status], *, with_content: bool
+) -> list[tuple[EmailId, bool]]:
+    """Those that the query fits and that stand so, the newest first, each with whether it may be gone through.
+
+    `with_content`: not without its content.
+    """
+    rows = connection.execute(
+        sa.select(_email.id, _email.content.is_not(None))
+        .join(tables.deliveries, _delivery.email_id == _email.id)
+        .where(_email.project == project, _delivery.status.in_([s.value for s in statuses]), *_conditions(query))
+        .order_by(_email.id.desc())
+        .limit(query.limit)
+    )
+    return [(EmailId(email_id), bool(has_content) or not with_content) for email_id, has_content in rows]
 
 
 def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:

@@ -109,7 +109,8 @@ class PostgresUrl:
             self.dsn,
             timeout=timeout,
             connection_class=_Connection,
-            statement_cache_size=0,  # SQLAlchemy keeps them
+            # SQLAlchemy keeps them; but with 0 here the driver names none, and the server plans each one every time.
+            statement_cache_size=0 if self.is_pooled else 100,
             server_settings={"application_name": "hes"},
         )
 
@@ -237,11 +238,13 @@ def _distrust_all(context: sa.engine.ExceptionContext) -> None:
 def _sqlstate(error: BaseException) -> str:
     """postgresql.org/docs/current/errcodes-appendix.html; "" if the server said nothing."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return getattr(cause, "sqlstate", None) or ""
+    # SQLAlchemy's own, for a prepared statement that is not valid any more, has none: the driver's behind it has.
+    return getattr(cause, "sqlstate", None) or getattr(cause and cause.__cause__, "sqlstate", None) or ""
 
 
 _MEANINGS = {
     "08": "the connection to the database was lost",
+    "0A000": "the database's schema was changed just now",
     "25006": "the database takes no writes now: it is a standby",
     "25P03": "the database ended a transaction that took too long",
     "28": "the database refuses our user or password",
@@ -281,10 +284,15 @@ def _is_lost(error: sa.exc.DBAPIError) -> bool:
 
 
 def _may_help(error: BaseException) -> bool:
-    """Trying again at once: two that were in each other's way, a connection that was dead before we used it."""
+    """Trying again at once: two that were in each other's way, a connection that was dead before we used it.
+
+    And a statement that was prepared before the schema changed: SQLAlchemy prepares it anew.
+    """
     sqlstate = _sqlstate(error)
     is_lost = isinstance(error, sa.exc.DBAPIError) and _is_lost(error)
-    return sqlstate[:2] in ("40", "08") or sqlstate.startswith("57P0") or (is_lost and not sqlstate)
+    return (
+        sqlstate[:2] in ("40", "08") or sqlstate == "0A000" or sqlstate.startswith("57P0") or (is_lost and not sqlstate)
+    )
 
 
 @asynccontextmanager

@@ -117,6 +117,8 @@ class Swept(Struct, frozen=True):
 
     lapsed: int = 0
     expired: int = 0
+    searched: int = 0
+    """In doubt for as long as they were to be."""
     more: bool = False
 
 
@@ -155,6 +157,16 @@ class Page(Struct, frozen=True):
 
     emails: tuple["StoredEmail", ...]
     more: bool
+
+
+class Many(Struct, frozen=True):
+    """What became of a batch of emails that a filter fits."""
+
+    changed: int
+    skipped: int
+    """They fit, but it could not be done to them."""
+    last: EmailId | None
+    """The oldest of them, if there may be more that are older still."""
 
 
 class StoredEmail(Struct, frozen=True, kw_only=True):

@@ -9,12 +9,14 @@ from litestar.di import Provide
 from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
+from hes.web.bulk import cancel_emails, resolve_emails
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
 from hes.web.documents import describe
 from hes.web.email import cancel_email, edit_email, erase_email, get_email, resolve_email, send_again
 from hes.web.emails import send_email
 from hes.web.health import is_alive, is_alive_by_head, is_ready, is_ready_by_head
+from hes.web.hooks import HOOK_BODY_BYTES, take_events
 from hes.web.keys import create_key, list_keys, revoke_key
 from hes.web.many import list_emails, send_batch
 from hes.web.metrics import metrics_router
@@ -56,6 +58,8 @@ def _routers(max_body_bytes: int) -> list[Router]:
             send_again,
             cancel_email,
             resolve_email,
+            resolve_emails,
+            cancel_emails,
             erase_email,
         ],
         tags=["emails"],
@@ -64,7 +68,8 @@ def _routers(max_body_bytes: int) -> list[Router]:
         "/v1", route_handlers=[list_providers, pause_provider, resume_provider, reset_provider], tags=["providers"]
     )
     keys = Router("/v1", route_handlers=[create_key, list_keys, revoke_key], tags=["keys"])
-    return [*(_without_options(router) for router in (v1, providers, keys)), _health()]
+    hooks = Router("/hooks", route_handlers=[take_events], request_max_body_size=HOOK_BODY_BYTES, tags=["events"])
+    return [*(_without_options(router) for router in (v1, providers, keys, hooks)), _health()]
 
 
 def _health() -> Router:

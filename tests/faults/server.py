@@ -143,6 +143,7 @@ def served(folder: Path, **settings: object) -> dict[str, object]:
     """Settings of a server for tests."""
     database = f"sqlite:///{folder / 'hes.db'}"
     fixed = {"database_url": database, "port": 0, "bootstrap_key": KEY, "log_format": "json", "poll_seconds": 0.2}
+    fixed["doubt_seconds"] = 0  # nothing is searched unless a test says so
     return fixed | settings
 
 
