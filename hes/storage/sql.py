@@ -66,7 +66,7 @@ from hes.storage.records import (
 from hes.storage.search_store import SearchStore
 from hes.telemetry import names
 from hes.telemetry.names import Metric
-from hes.telemetry.telemetry import OFF, Telemetry, Values
+from hes.telemetry.telemetry import OFF, Telemetry, Values, note
 
 T = TypeVar("T")
 
@@ -151,7 +151,10 @@ class SqlStorage:
     # --- accepting -----------------------------------------------------------------------------------------------
 
     async def accept(self, new: NewEmail) -> Accepted:
-        return await self.accepts.submit(new)
+        accepted = await self.accepts.submit(new)
+        note(names.EMAIL, accepted.id)
+        _log.debug("email %s is accepted: %s", accepted.id, accepted.status)
+        return accepted
 
     async def _accept_group(self, group: Sequence[NewEmail]) -> list[Accepted | Exception]:
         def work(connection: sa.Connection, now: Millis) -> list[Accepted | Exception]:
@@ -169,7 +172,11 @@ class SqlStorage:
 
         with self._telemetry.batch("accept") as batch:
             batch.holds([item.email.trace for item in items if isinstance(item, NewEmail)])
-            return await self._database.write(work)
+            results = await self._database.write(work)
+        count = sum(result.accepted is not None for result in results)
+        note(names.MESSAGES, count)
+        _log.debug("%d emails of a batch of %d are accepted", count, len(items))
+        return results
 
     async def first_answer(self, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
         def work(connection: sa.Connection, now: Millis) -> T | None:

@@ -73,13 +73,15 @@ NOT_TRIED = "not_tried"
 
 
 class Sparing(Sampler):
-    """A trace that is sampled goes on; of new ones and of callers' own at most so many a second begin here."""
+    """A trace that is sampled goes on; of new ones and of callers' own at most so many a second begin here.
+
+    Reading has a count of its own: whoever asks again and again what became of an email must not push out the sends.
+    """
 
     def __init__(self, per_second: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
         self._monotonic = monotonic
-        self._tokens = per_second
-        self._at = monotonic()
+        self._left = {is_read: (per_second, monotonic()) for is_read in (False, True)}
         self._lock = threading.Lock()
 
     def should_sample(
@@ -95,19 +97,18 @@ class Sparing(Sampler):
         parent = get_current_span(parent_context).get_span_context()
         is_new = kind is SpanKind.SERVER or not parent.is_valid
         wanted = parent.trace_flags.sampled or not parent.is_valid
-        is_sampled = wanted and (not is_new or self._take())
+        is_read = (attributes or {}).get(names.METHOD) in {"GET", "HEAD"}
+        is_sampled = wanted and (not is_new or self._take(is_read=is_read))
         decision = Decision.RECORD_AND_SAMPLE if is_sampled else Decision.DROP
         return SamplingResult(decision, attributes if is_sampled else None, parent.trace_state)
 
-    def _take(self) -> bool:
+    def _take(self, *, is_read: bool) -> bool:
         with self._lock:
+            left, at = self._left[is_read]
             now = self._monotonic()
-            self._tokens = min(self._per_second, self._tokens + (now - self._at) * self._per_second)
-            self._at = now
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
+            left = min(self._per_second, left + (now - at) * self._per_second)
+            self._left[is_read] = (left - 1 if left >= 1 else left), now
+            return left >= 1
 
     def get_description(self) -> str:
         return f"HES: at most {self._per_second:g} new traces a second"

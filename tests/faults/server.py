@@ -50,7 +50,8 @@ async def eventually(ask: Callable[[], Awaitable[T | None]], *, seconds: float =
 def environment(**settings: object) -> dict[str, str]:
     """The environment of this process with these settings (`grace_seconds=3`), and no others of HES's."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith(("HES_", "OTEL_"))}
-    ours = {f"HES_{name.upper()}": str(value) for name, value in settings.items()}
+    names = {name: name.upper() if name.startswith("otel_") else f"HES_{name.upper()}" for name in settings}
+    ours = {names[name]: str(value) for name, value in settings.items()}
     return rest | {"PYTHONPATH": str(ROOT)} | ours
 
 

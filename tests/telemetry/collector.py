@@ -39,7 +39,12 @@ class Collector(Struct):
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
+    is_away: bool = False
+    """It answers 503 to everything."""
+
     async def take(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.is_away:
+            return web.Response(status=503)
         body = await request.read()
         if request.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)

@@ -15,6 +15,7 @@ async def seen(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
     async with collector() as running:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", running.url)
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         yield running
 
