@@ -33,8 +33,8 @@ format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure emails per second, end to end
-	$(BIN)/python -m benchmarks.end_to_end
+bench: setup  ## Measure emails per second, end to end (ARGS=--postgres)
+	$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 
 bench-queue: setup  ## Measure what claiming costs on Postgres, however much waits (ARGS="--waiting 1000,10000")
 	$(BIN)/python -m benchmarks.queue $(ARGS)

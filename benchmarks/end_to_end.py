@@ -1,11 +1,12 @@
 """Emails per second, from the POST to the provider: `make bench`, or `python -m benchmarks.end_to_end --help`.
 
-Three processes beside this one: `hes serve` on a new SQLite file, a sink in the provider's place that answers after
-30 ms, and a load of keep-alive connections in a closed loop. In each round HES starts anew; first it is idle and gets
-one email at a time, then the load. Ends with 1 if any email came to the sink not exactly once.
+Three processes beside this one: `hes serve` on a new SQLite file (or a Postgres), a sink in the provider's place that
+answers after 30 ms, and a load of keep-alive connections in a closed loop. In each round HES starts anew; first it is
+idle and gets one email at a time, then the load. Ends with 1 if any email came to the sink not exactly once.
 """
 
 import argparse
+import asyncio
 import os
 import platform
 import re
@@ -26,6 +27,9 @@ import msgspec
 
 from benchmarks.load import Result, body
 from benchmarks.sink import Counts
+from hes.storage import migrations
+from hes.storage.postgres import PostgresUrl, run_schema
+from tests.postgres import start_server
 
 ROOT = Path(__file__).parents[1]
 KEY = "benchmark-key-of-more-than-32-characters"
@@ -64,11 +68,25 @@ def sink(latency_ms: float) -> Iterator[str]:
 
 
 @contextmanager
-def hes(folder: Path, provider: str, in_flight: int) -> Iterator[Server]:
+def database(folder: Path, *, on_postgres: bool) -> Iterator[str]:
+    """A URL: a new SQLite file, or a Postgres out of the wheel, with fsync on and the schema made."""
+    if not on_postgres:
+        yield f"sqlite:///{folder / 'hes.db'}"
+        return
+    server = start_server(Path(tempfile.mkdtemp(prefix="hes-bench-")))
+    try:
+        asyncio.run(run_schema(PostgresUrl(server.get_uri()), migrations.upgrade))
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def hes(folder: Path, url: str, provider: str, in_flight: int) -> Iterator[Server]:
     """Log lines are read until it serves, and go to a file from then on."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith("HES_")}
     settings = {
-        "HES_DATABASE_URL": f"sqlite:///{folder / 'hes.db'}",
+        "HES_DATABASE_URL": url,
         "HES_PORT": "0",
         "HES_BOOTSTRAP_KEY": KEY,
         "HES_LOG_FORMAT": "json",
@@ -130,7 +148,8 @@ def one_round(given: argparse.Namespace) -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory(prefix="hes-bench-", dir=given.folder) as folder,
         sink(given.latency_ms) as url,
-        hes(Path(folder), url, given.in_flight) as server,
+        database(Path(folder), on_postgres=given.postgres) as at,
+        hes(Path(folder), at, url, given.in_flight) as server,
     ):
         load(server.url, 200, given.connections)  # warm: caches of statements, connections
         idle = load(server.url, IDLE_EMAILS, 1, IDLE_PAUSE_MS)
@@ -184,6 +203,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=30, help="the provider's")
     parser.add_argument("--in-flight", type=int, default=128, help="calls to the provider at the same time")
     parser.add_argument("--folder", type=Path, help="where the database is made; default: the system's temporary one")
+    parser.add_argument("--postgres", action="store_true", help="instead of SQLite; its CPU is not counted")
     given = parser.parse_args()
     print(machine())
     print(

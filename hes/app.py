@@ -15,32 +15,35 @@ from pathlib import Path
 
 import anyio
 import sqlalchemy as sa
-from litestar import Litestar
 
 from hes.actors.actor import StorageTrouble
 from hes.actors.membership import Membership
 from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
-from hes.case import Backoff, Rules
+from hes.actors.watchdog import Watchdog
+from hes.configured import all_providers, daily_quotas, rules_of
 from hes.errors import StorageUnavailable
 from hes.ids import NewId
-from hes.mailer import Mailer, all_providers
+from hes.mailer import Mailer
 from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
-from hes.providers import Surroundings, make_provider
+from hes.providers import REGISTRY, Surroundings, make_provider
+from hes.providers.hook import ReadEvents
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
+from hes.secret import Secret
 from hes.settings import MARGIN_SECONDS, Settings
 from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.records import Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
+from hes.telemetry.telemetry import OFF, App, Telemetry
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
-from hes.web.desk import Budget, Desk, Readiness
+from hes.web.desk import Budget, Desk, ReadHook, Readiness
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
 
@@ -56,12 +59,19 @@ class Process:
     """The parts of one process, as its role has them. Must be closed."""
 
     def __init__(
-        self, settings: Settings, storage: SqlStorage, new_id: NewId, wall_clock: Clock, rng: random.Random
+        self,
+        settings: Settings,
+        storage: SqlStorage,
+        new_id: NewId,
+        wall_clock: Clock,
+        rng: random.Random,
+        telemetry: Telemetry = OFF,
     ) -> None:
         clock = SharedClock(wall_clock)
         self._mailer = None
         if settings.role != "api":
-            self._mailer = Mailer(settings, storage, make_providers(settings, storage, clock), clock, rng)
+            providers = make_providers(settings, storage, clock)
+            self._mailer = Mailer(settings, storage, providers, clock, rng, telemetry=telemetry)
         node = ThisNode(settings, storage, self._mailer, clock)
         self._membership = Membership(
             storage,
@@ -69,6 +79,17 @@ class Process:
             here=node,
             set_clock=clock.set,
             share=self._mailer.share if self._mailer is not None else lambda _: None,
+            monotonic=time.monotonic,
+            rng=rng,
+        )
+        self._watchdog = Watchdog(
+            storage,
+            telemetry,
+            vitals=[storage.vitals, *([self._mailer.vitals.gauges] if self._mailer is not None else [])],
+            busy_seconds=self._busy_seconds,
+            queue_limit=settings.queue_limit,
+            clock=clock,
+            monotonic=time.monotonic,
             rng=rng,
         )
         self._is_shared = storage.is_shared
@@ -81,12 +102,18 @@ class Process:
         desk = make_desk(
             settings, storage, operator, node, new_id, clock, self.readiness, self._stored_keys, self._backlog
         )
-        self.web: Litestar = create_web(desk, docs=settings.docs, only_health=settings.role == "mailer")
+        page = telemetry.exposition
+        web = create_web(desk, docs=settings.docs, metrics=page, only_health=settings.role == "mailer")
+        self.web: App = telemetry.around(web)
 
     @property
     def in_flight(self) -> int:
         """Calls to providers."""
         return self._mailer.in_flight if self._mailer is not None else 0
+
+    def _busy_seconds(self) -> dict[str, float]:
+        busy = self._mailer.vitals.busy_seconds() if self._mailer is not None else {}
+        return busy | ({self._membership.name: self._membership.pulse.busy_seconds()} if self._is_shared else {})
 
     async def prepare(self) -> None:
         """Before the first request; a storage that is away is no reason not to begin."""
@@ -98,6 +125,7 @@ class Process:
         """Work until `stop`, then let what is in flight end. Raises what an actor died of."""
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._stored_keys.run)
+            beside.start_soon(self._supervisor.run, self._watchdog)
             if self._backlog.is_limited:
                 beside.start_soon(self._backlog.run)
             if self._is_shared:
@@ -124,14 +152,14 @@ class Process:
 
 @asynccontextmanager
 async def open_storage(
-    settings: Settings, clock: Clock, new_id: NewId, rng: random.Random
+    settings: Settings, clock: Clock, new_id: NewId, rng: random.Random, telemetry: Telemetry = OFF
 ) -> AsyncIterator[SqlStorage]:
     """The storage that `HES_DATABASE_URL` names. One line per kind."""
     policy = Policy(rules_of(settings), rng)
     opened = (
-        open_sqlite(sqlite_path(settings), policy, clock, new_id)
+        open_sqlite(sqlite_path(settings), policy, clock, new_id, telemetry)
         if settings.is_sqlite
-        else open_postgres(postgres_url(settings), policy, new_id)
+        else open_postgres(postgres_url(settings), policy, new_id, telemetry=telemetry)
     )
     async with opened as storage:
         yield storage
@@ -145,6 +173,21 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
     return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
 
 
+def make_hooks(settings: Settings) -> dict[str, ReadHook]:
+    """Of the providers that tell something and have a secret to know it by."""
+    found = {}
+    for provider in settings.providers:
+        read_events, secret = REGISTRY[provider.kind].read_events, provider.webhook_secret
+        if read_events is not None and secret is not None:
+            found[provider.name] = _hook(read_events, secret)
+    return found
+
+
+def _hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
+    # Revealed for each POST: it may stand in a file that changes.
+    return lambda headers, body, at: read_events(headers, body, secret.reveal(), at)
+
+
 def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: Clock) -> Operator:
     return Operator(
         storage,
@@ -155,20 +198,6 @@ def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: C
         told=node.told,
         clock=clock,
     )
-
-
-def rules_of(settings: Settings) -> Rules:
-    return Rules(
-        providers=tuple(provider.name for provider in settings.providers),
-        routes=settings.routes,
-        backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in settings.providers},
-        daily_quotas=daily_quotas(settings),
-        lease_seconds=settings.lease_seconds,
-    )
-
-
-def daily_quotas(settings: Settings) -> dict[str, int]:
-    return {p.name: p.daily_quota for p in settings.providers if p.daily_quota is not None}
 
 
 def postgres_url(settings: Settings) -> PostgresUrl:
@@ -202,6 +231,8 @@ def make_desk(
         emails=storage,
         authenticator=ApiKeys(stored_keys, WrongKeys(time.monotonic, settings.trusted_proxies), bootstrap),
         keys=storage.keys,
+        inbox=storage.inbox,
+        hooks=make_hooks(settings),
         rates=Rates(time.monotonic),
         backlog=backlog,
         readiness=readiness,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from hes.model import Attempt, AttemptId, Delivery, Event
+from hes.model import Attempt, AttemptId, Delivery, EmailId, Event, Millis
 
 
 class Case(Struct, frozen=True):
@@ -27,6 +27,25 @@ class Case(Struct, frozen=True):
         return Case(change.delivery, (*kept, *news.values()))
 
 
+class Search(Struct, frozen=True, kw_only=True):
+    """That a provider is asked what became of an attempt in doubt: when, and what came of it so far."""
+
+    attempt_id: AttemptId
+    email_id: EmailId
+    provider: str
+    next_at: Millis
+    """Not asked before. While somebody is asking, it is theirs until then."""
+    until: Millis
+    """From then on the provider knows nothing of the attempt any more."""
+    lease: str | None = None
+    """Who is asking now."""
+    asked: int = 0
+    lost: int = 0
+    """How often somebody began to ask and went away without an answer."""
+    told: str = ""
+    """What the timeline says last about it."""
+
+
 class Change(Struct, frozen=True):
     """What is to be written, all of it or nothing."""
 
@@ -36,6 +55,8 @@ class Change(Struct, frozen=True):
     """Rows that are new or changed."""
     dropped: AttemptId | None = None
     """The row of an attempt that was never made."""
+    search: Search | None = None
+    """A doubt that is looked into from now on."""
 
 
 class Backoff(Struct, frozen=True):
@@ -43,6 +64,17 @@ class Backoff(Struct, frozen=True):
 
     base_seconds: float = 1.0
     cap_seconds: float = 600.0
+
+
+class Means(Struct, frozen=True, kw_only=True):
+    """How a provider lets us find out about a doubt. Seconds."""
+
+    doubt_seconds: float
+    """How long the email waits for it at most."""
+    replay_seconds: float = 0.0
+    """For how long after an attempt began its request can be made again under its key; 0: not at all."""
+    look_up_seconds: float = 0.0
+    """Likewise for how long its records can be searched."""
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -57,3 +89,5 @@ class Rules(Struct, frozen=True, kw_only=True):
     daily_quotas: Mapping[str, int] = {}
     """How many emails a day (UTC) a provider may be given. Who is not named: any number."""
     lease_seconds: float = 30
+    means: Mapping[str, Means] = {}
+    """Of the providers that have any."""

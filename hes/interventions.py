@@ -5,8 +5,8 @@ Like `hes.policy` this is called inside storage's transactions, and makes only m
 
 from msgspec.structs import replace
 
-from hes import timeline
-from hes.case import Case, Change
+from hes import searching, timeline
+from hes.case import Case, Change, Rules
 from hes.errors import WrongState
 from hes.lanes import lane_of
 from hes.model import Decision, Delivery, EventType, Millis, Outcome, Reason, Resolution, Status
@@ -152,10 +152,10 @@ def disbelieve(routing: Routing, case: Case, provider: str, now: Millis) -> Chan
 ON_THEIR_WAY = tuple(status for status in Status if allows(status, Cause.RESTORED))
 
 
-def restore(case: Case, now: Millis) -> Change | None:
+def restore(rules: Rules, case: Case, now: Millis) -> Change | None:
     """The database is a backup of earlier: whatever was on its way then may have gone out since. None: it was not.
 
-    A person decides about it. What was in a provider's hands is in doubt.
+    A person decides about it. What was in a provider's hands is in doubt, and looked up.
     """
     delivery = case.delivery
     if not allows(delivery.status, Cause.RESTORED):
@@ -165,4 +165,5 @@ def restore(case: Case, now: Millis) -> Change | None:
     over = () if in_hand is None else (replace(in_hand, outcome=Outcome.IN_DOUBT, ended_at=now, detail=detail),)
     free = replace(delivery, attempt_id=None, lease_ends_at=None)
     held = move(free, Cause.RESTORED, Status.HELD, Reason.RESTORED)
-    return Change(held, (timeline.held(held, now),), attempts=over)
+    search = searching.begin(rules, over[0], now) if over else None
+    return Change(held, (timeline.held(held, now),), attempts=over, search=search)

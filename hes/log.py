@@ -17,14 +17,35 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from hes.secret import Secret
+from hes.telemetry.telemetry import current
 
 _SECRET_KEY = re.compile(
     r"authorization|cookie|passw|secret|credential|api_?key|(bootstrap|access|private)_key$|token$"
 )
-_TALKATIVE = ("aiosqlite", "sqlalchemy", "alembic", "asyncpg", "aiohttp", "asyncio", "hpack", "uvicorn")
+_TALKATIVE = (
+    "aiosqlite",
+    "sqlalchemy",
+    "alembic",
+    "asyncpg",
+    "aiohttp",
+    "asyncio",
+    "hpack",
+    "uvicorn",
+    "opentelemetry",
+    "urllib3",
+)
+
+
+def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Which trace and span the line belongs to, if there is one."""
+    if (span := current()) is not None:
+        event["trace_id"], event["span_id"] = span.trace_id, span.span_id
+    return event
+
 
 _ON_ALL: list[Processor] = [
     structlog.contextvars.merge_contextvars,
+    _add_trace,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

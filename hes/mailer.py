@@ -5,7 +5,7 @@ storage ◀─ lease ─ intake ─▶ sender ─▶ provider       (per provide
    └── settle ── reporter ◀─────┘  then the hand is free, and the intake is woken
 
 gatekeeper: what the gates learn, here and elsewhere   janitor: lapsed leases, expiry, old keys
-supervisor: above all of them
+resolver: asks providers about doubts                  supervisor: above all of them
 """
 
 import logging
@@ -16,21 +16,23 @@ from collections.abc import Sequence
 import anyio
 
 from hes.actors.actor import Mailbox, StorageTrouble
-from hes.actors.gate import Gate, GateSettings
+from hes.actors.gate import Gate
 from hes.actors.gatekeeper import Gatekeeper
 from hes.actors.intake import Intake
 from hes.actors.janitor import Janitor
 from hes.actors.reporter import Reporter
+from hes.actors.resolver import Finder, Resolver
 from hes.actors.sender import Sender
 from hes.actors.supervisor import Supervisor
+from hes.actors.vitals import MailerVitals
+from hes.configured import all_providers, gate_settings
 from hes.errors import StorageUnavailable
 from hes.model import Clock, Ended, Leased, Monotonic
-from hes.provider_settings import Kind, ProviderSettings
 from hes.providers.provider import Provider
-from hes.routing import OUTBOX
 from hes.settings import Settings
 from hes.storage.hints import Hint
 from hes.storage.storage import Storage
+from hes.telemetry.telemetry import OFF, Telemetry
 
 LISTEN_SECONDS = 1.0
 """How often a process looks by itself at what others have found out about the providers."""
@@ -51,6 +53,7 @@ class Mailer:
         clock: Clock,
         rng: random.Random,
         monotonic: Monotonic = time.monotonic,
+        telemetry: Telemetry = OFF,
     ) -> None:
         """`providers`: as `make_providers` makes them; closed by `aclose`."""
         self.trouble = trouble = StorageTrouble(monotonic)
@@ -72,6 +75,7 @@ class Mailer:
             trouble,
             listen_seconds=LISTEN_SECONDS if storage.is_shared else None,
             tell_others=lambda: storage.hints.tell(Hint.FACTS),
+            monotonic=monotonic,
         )
         storage.hints.listen(Hint.DUE, self.intake.wake)
         storage.hints.listen(Hint.FACTS, self.gatekeeper.wake)
@@ -100,8 +104,11 @@ class Mailer:
                 timeout_seconds=one.attempt_timeout,
                 clock=clock,
                 monotonic=monotonic,
+                telemetry=telemetry,
             )
-        self._reporter = Reporter(storage, self._outcomes, self._senders, trouble, wake=self.intake.wake)
+        self._reporter = Reporter(
+            storage, self._outcomes, self._senders, trouble, monotonic=monotonic, wake=self.intake.wake
+        )
         self._janitor = Janitor(
             storage,
             self._reporter,
@@ -114,7 +121,21 @@ class Mailer:
             monotonic=monotonic,
             rng=rng,
         )
+        self._resolver = Resolver(
+            storage,
+            {p.name: self._finder(p, configured[p.name].attempt_timeout) for p in providers},
+            trouble,
+            period_seconds=settings.poll_seconds,
+            lease_seconds=settings.lease_seconds,
+            monotonic=monotonic,
+        )
+        actors = (self.intake, self._reporter, self._janitor, self.gatekeeper, self._resolver)
+        self.vitals = MailerVitals(self._senders, self._outcomes, actors, monotonic)
         self._supervisor = Supervisor(monotonic, rng)
+
+    def _finder(self, provider: Provider, timeout_seconds: float) -> Finder:
+        gate = self._senders[provider.name].gate
+        return Finder(provider, timeout_seconds=timeout_seconds, may_replay=lambda: not gate.is_paused)
 
     def share(self, part: float) -> None:
         """So much of what is configured for all processes together is this one's."""
@@ -129,6 +150,7 @@ class Mailer:
         async with anyio.create_task_group() as others:
             others.start_soon(self._supervisor.run, self._janitor)
             others.start_soon(self._supervisor.run, self.gatekeeper)
+            others.start_soon(self._supervisor.run, self._resolver)
             async with anyio.create_task_group() as writing:
                 writing.start_soon(self._supervisor.run, self._reporter)
                 async with anyio.create_task_group() as sending:
@@ -169,20 +191,3 @@ class Mailer:
             mailbox.discard()
         for provider in self._providers:
             await provider.aclose()
-
-
-def all_providers(settings: Settings) -> tuple[ProviderSettings, ...]:
-    """The configured ones, and the built-in outbox of test keys if it is not among them."""
-    if any(provider.name == OUTBOX for provider in settings.providers):
-        return settings.providers
-    return (*settings.providers, ProviderSettings(name=OUTBOX, kind=Kind.OUTBOX))
-
-
-def gate_settings(provider: ProviderSettings) -> GateSettings:
-    return GateSettings(
-        fail_max=provider.gate_fail_max,
-        open_seconds=provider.gate_open_seconds,
-        max_in_flight=provider.max_in_flight,
-        rate_per_second=provider.rate_per_second,
-        weight=provider.weight,
-    )

@@ -176,6 +176,8 @@ class Email(Struct, frozen=True, kw_only=True, omit_defaults=True):
     headers: dict[str, str] = {}
     attachments: tuple[Attachment, ...] = ()
     tags: dict[str, str] = {}
+    trace: str = ""
+    """The traceparent of the request that handed it in; "" if nothing was traced."""
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
@@ -288,6 +290,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     """Why it was not tried."""
     is_believed: bool = True
     """False: a `rejected` from a provider that has rejected everything of late; another is asked before it counts."""
+    trace: str = ""
+    """The traceparent of the attempt; "" if nothing was traced."""
 
 
 class Evidence(Struct, frozen=True, kw_only=True):

@@ -8,8 +8,7 @@ somebody finds something out (`evidence`). What people and time do is in `hes.in
 
 Who takes an email next is decided in `hes.routing`.
 
-Known weakness: no provider has a means to find out what became of a doubt yet, so the search of a doubt ends in the
-moment it begins, and the sender's policy acts at once.
+What is in doubt stays so while its provider is asked (`hes.searching`); then the sender's policy acts.
 """
 
 import random
@@ -18,7 +17,7 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from hes import timeline
+from hes import searching, timeline
 from hes.case import Backoff, Case, Change, Rules
 from hes.lanes import lane_of
 from hes.model import (
@@ -255,11 +254,23 @@ class Policy:
         return Change(failed, (timeline.failed(failed, now, over),))
 
     def _doubt(self, delivery: Delivery, over: Attempt, now: Millis, rooms: Rooms, *, lapsed: bool) -> Change:
-        """It may have been accepted. Nobody can be asked yet, so the search is over as it begins."""
+        """It may have been accepted. Where the provider can be asked it waits for that, else it is over at once."""
         doubted = move(delivery, Cause.DOUBT, Status.IN_DOUBT)
-        told = timeline.entry(doubted, EventType.IN_DOUBT, now, over.provider, attempt=over.number, detail=over.detail)
+        search = searching.begin(self.rules, over, now)
+        budget = 0 if delivery.lapses >= POISON_LAPSES else searching.budget(self.rules, delivery, over.provider, now)
+        data = {"attempt": over.number, "detail": over.detail, "search_ms": budget or None}
+        told = timeline.entry(doubted, EventType.IN_DOUBT, now, over.provider, **data)
+        if budget:
+            return Change(replace(doubted, due_at=now + budget), (told,), search=search)
         end = self._search_over(doubted, over, now, rooms, lapsed=lapsed)
-        return replace(end, events=(told, *end.events))
+        return replace(end, events=(told, *end.events), search=search)
+
+    def search_over(self, case: Case, now: Millis) -> Change | None:
+        """The time is over for which it was to stay in doubt. None: it is not, or it waits until it expires."""
+        delivery = case.delivery
+        if delivery.status is not Status.IN_DOUBT or not delivery.due_at <= now < delivery.expires_at:
+            return None
+        return self._search_over(delivery, case.open_doubts[-1], now, NOBODY_IS_SHUT, lapsed=False)
 
     def _search_over(self, delivery: Delivery, over: Attempt, now: Millis, rooms: Rooms, *, lapsed: bool) -> Change:
         """Nothing more can be found out: the sender's policy acts."""

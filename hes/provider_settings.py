@@ -45,14 +45,14 @@ class _Keys(Struct, frozen=True):
     user: tuple[str, ...] = ()
 
 
-_API_KEY = _Keys(needs=("api_key",), may=("base_url",), user=("api_key",))
+_API_KEY = _Keys(needs=("api_key",), may=("base_url", "webhook_secret"), user=("api_key",))
 _KEYS = {
     Kind.SENDGRID: _API_KEY,
-    Kind.MAILGUN: _Keys(needs=("api_key", "domain"), may=("base_url", "region"), user=("api_key",)),
+    Kind.MAILGUN: _Keys(needs=("api_key", "domain"), may=("base_url", "region", "webhook_secret"), user=("api_key",)),
     Kind.POSTMARK: _API_KEY,
     Kind.SES: _Keys(
         needs=("region",),
-        may=("base_url", "access_key_id", "secret_access_key"),
+        may=("base_url", "access_key_id", "secret_access_key", "webhook_secret"),
         user=("access_key_id", "secret_access_key"),
     ),
     Kind.RESEND: _API_KEY,

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 import anyio
 import uvicorn
-from litestar import Litestar
+from anyio import to_thread
 
 from hes import __version__
 from hes.app import Process, now, open_storage
@@ -24,12 +24,15 @@ from hes.ids import id_maker
 from hes.model import Clock
 from hes.settings import Settings
 from hes.storage.sql import SqlStorage
+from hes.telemetry.telemetry import OFF, App, Telemetry
 from hes.web.desk import Readiness
 
 _log = logging.getLogger("hes")
 
 UNREADY_SECONDS = 1.0
 """How long at most a stopping process still answers, unready, so that balancers look elsewhere first."""
+EXPORT_SECONDS = 2.0
+"""How long a stop waits for the last traces and metrics to be taken."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than the usual 60 s of proxies in front, so that it is they who close idle connections."""
 
@@ -70,10 +73,12 @@ async def serve(
         _log.warning("%s is set, but has no effect yet", name)
     async with AsyncExitStack() as stack:
         listener = listener or stack.enter_context(listen(settings.host, settings.port))
-        storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng))
+        telemetry = start_telemetry(settings, new_id())
+        stack.push_async_callback(to_thread.run_sync, telemetry.close, EXPORT_SECONDS)
+        storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng, telemetry))
         if settings.role != "mailer":
             await _warn_without_admin(settings, storage)
-        process = Process(settings, storage, new_id, clock, rng)
+        process = Process(settings, storage, new_id, clock, rng, telemetry)
         stack.push_async_callback(process.aclose)
         await process.prepare()
 
@@ -95,6 +100,23 @@ async def serve(
         if grace.cancelled_caught:
             _log.error("%d calls were in flight when the grace period ended; they are in doubt", process.in_flight)
         tasks.cancel_scope.cancel()
+
+
+def start_telemetry(settings: Settings, instance: str) -> Telemetry:
+    """As the settings say. Where nothing is recorded nothing of OpenTelemetry is imported."""
+    exports, page = settings.exports, settings.has_metrics_page
+    if not (exports.traces or exports.metrics or page):
+        return OFF
+    from hes.telemetry.recording import start  # noqa: PLC0415 (a fifth of a second)
+
+    return start(
+        traces=exports.traces,
+        metrics=exports.metrics,
+        page=page,
+        version=__version__,
+        instance=instance,
+        role=settings.role,
+    )
 
 
 def _calm_the_garbage_collector() -> None:
@@ -149,7 +171,7 @@ async def _give_up_at_second(signals: AsyncIterator[signal.Signals]) -> None:
     raise KeyboardInterrupt
 
 
-def _uvicorn_config(web: Litestar, settings: Settings) -> uvicorn.Config:
+def _uvicorn_config(web: App, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         web,
         log_config=None,

@@ -34,15 +34,11 @@ from hes.provider_settings import (
 )
 from hes.secret import Secret, Wrong
 from hes.setting import Setting, closest, declared, http_url, is_loopback, matching, one_of, switch, text, whole
+from hes.telemetry.environment import Exports, exports_of, is_followed
 
 NOT_BUILT_YET = {
-    "HES_DOUBT_SECONDS": "nothing searches for what is in doubt: the policy acts at once",
     "HES_PUBLIC_URL": "nothing links back to HES",
-    "HES_METRICS": "there are no metrics",
-    "OTEL_*": "there is no telemetry",
-    "webhook_secret": "no events are read",
     "from": "the sender is the email's",
-    "doubt_seconds": "nothing searches for what is in doubt",
 }
 """Settings that are read and checked, and what is missing for them to do something. Shrinks as parts are built."""
 
@@ -108,7 +104,7 @@ class Settings(Times, frozen=True, kw_only=True):
     ] = Secret("sqlite:///./hes.db")
     role: Annotated[
         Literal["all", "api", "mailer"],
-        Setting(one_of("all", "api", "mailer"), "What this process does: accept, send (mailer), or all", "api"),
+        Setting(one_of("all", "api", "mailer"), "What this process does: accept (api), send (mailer), or all", "all"),
     ] = "all"
     host: Annotated[str, Setting(_host, "Where to listen", "127.0.0.1")] = "127.0.0.1"
     port: Annotated[int, Setting(whole(0, 65535), "Where to listen; 0: any free port", "8025")] = 8025
@@ -142,7 +138,7 @@ class Settings(Times, frozen=True, kw_only=True):
     poll_seconds: Annotated[float, Setting(SECONDS, "How often due emails are looked for", "1")] = 1.0
     grace_seconds: Annotated[float, Setting(SECONDS, "What a stop leaves for calls in flight", "20")] = 20.0
     docs: Annotated[bool, Setting(switch, "The docs page, /docs", "off")] = True
-    metrics: Annotated[bool, Setting(switch, "The metrics, /metrics", "off")] = True
+    metrics: Annotated[bool, Setting(switch, "The metrics, /metrics (one process; not with HES_WORKERS)", "off")] = True
     providers: Annotated[
         tuple[ProviderSettings, ...],
         Setting(
@@ -156,6 +152,13 @@ class Settings(Times, frozen=True, kw_only=True):
     """Stream -> ordered groups of providers' names; only in the file."""
     given: frozenset[str] = frozenset()
     """The names of what was set on purpose, `OTEL_*` ones and `routes` included."""
+    exports: Exports = Exports()
+    """What goes out by OTLP, as the `OTEL_*` variables say."""
+
+    @property
+    def has_metrics_page(self) -> bool:
+        """Of several processes behind one port each scrape would meet another one: they have none."""
+        return self.metrics and self.workers == 1
 
     @property
     def is_sqlite(self) -> bool:
@@ -168,9 +171,15 @@ class Settings(Times, frozen=True, kw_only=True):
 
     def without_effect(self) -> list[str]:
         """What was set and does nothing yet, such as `HES_METRICS` or `providers.sendgrid.weight`."""
-        own = [name for name in self.given if name in NOT_BUILT_YET or name.startswith("OTEL_")]
+        own = [name for name in self.given if name in NOT_BUILT_YET or _is_otel_in_vain(name)]
+        if "HES_METRICS" in self.given and self.metrics and not self.has_metrics_page:
+            own.append("HES_METRICS")  # with HES_WORKERS
         theirs = [f"providers.{p.name}.{key}" for p in self.providers for key in p.given if key in NOT_BUILT_YET]
         return sorted(own) + sorted(theirs)
+
+
+def _is_otel_in_vain(name: str) -> bool:
+    return name.startswith("OTEL_") and not is_followed(name)
 
 
 class ClientSettings(Struct, frozen=True, kw_only=True):
@@ -230,7 +239,7 @@ def load(
     raw = _gather(flags, environ, cwd)
     values = {s.field: _read(s, raw) for s in _SERVICE if s.name in raw and s.name != "HES_PROVIDERS"}
     given = frozenset(raw) | {name for name in environ if name.startswith("OTEL_")}
-    settings = Settings(**values, given=given)
+    settings = Settings(**values, given=given, exports=_exports(environ))
     _check_database(settings)
     _check_times(settings, settings)
     if not with_providers:
@@ -305,6 +314,13 @@ def _file(config: object, cwd: Path) -> tuple[Path, dict[str, object]]:
         if key not in _FILE_KEYS:
             raise ConfigError(f"{key} in {path}: there is no such setting.{closest(key, _FILE_KEYS)}")
     return path, content
+
+
+def _exports(environ: Mapping[str, str]) -> Exports:
+    try:
+        return exports_of(environ)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_database(settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """The timeline's entries: what each tells, in which words.
 
 `data` holds, where it applies: `attempt` (its number), `outcome`, `detail`, `reason`, `why`, `send_at` (milliseconds
-since 1970; callers see RFC 3339), and `wait_ms`, how long it waits before it is due.
+since 1970; callers see RFC 3339), `wait_ms`, how long it waits before it is due, and `search_ms`, how long its provider
+is asked before the sender's policy acts; of what was `asked` then, the `answer`.
 """
 
 from typing import Any

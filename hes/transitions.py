@@ -115,7 +115,9 @@ TRANSITIONS: Mapping[tuple[Status | None, Cause], frozenset[Target]] = {
         ([(_S.FAILED, _C.EVIDENCE_ACCEPTED), (_S.CANCELLED, _C.EVIDENCE_ACCEPTED)], [_to(_S.SENT)]),
         ([(_S.FAILED, _C.NOT_BELIEVED)], [_to(_S.QUEUED)]),
         ([(_S.SENT, _C.PROVIDER_EVENT)], [_to(_S.DELIVERED), _to(_S.BOUNCED), _to(_S.COMPLAINED)]),
-        ([(_S.DELIVERED, _C.PROVIDER_EVENT), (_S.BOUNCED, _C.PROVIDER_EVENT)], [_to(_S.COMPLAINED)]),
+        # A late bounce follows a delivery; which of the two is heard of first must not matter.
+        ([(_S.DELIVERED, _C.PROVIDER_EVENT)], [_to(_S.BOUNCED), _to(_S.COMPLAINED)]),
+        ([(_S.BOUNCED, _C.PROVIDER_EVENT)], [_to(_S.COMPLAINED)]),
         (
             [
                 (_S.SCHEDULED, _C.RESTORED),

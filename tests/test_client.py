@@ -93,6 +93,16 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
         (("email", "../keys?x"), {}, "GET /v1/emails/..%2Fkeys%3Fx", None),
         (("cancel", ID), {}, f"POST /v1/emails/{ID}/cancel", None),
         (("resolve", ID, "sent"), {}, f"POST /v1/emails/{ID}/resolve", {"decision": "sent"}),
+        (("cancel_many",), {"tag": "a:b"}, "POST /v1/emails/cancel", {"filter": {"tag": "a:b"}}),
+        (
+            ("resolve_many", "failed", "c1"),
+            {"from_": "shop@example.com", "created_before": NOON},
+            "POST /v1/emails/resolve",
+            {
+                "decision": "failed",
+                "filter": {"from": "shop@example.com", "created_before": "2026-01-31T12:00:00+00:00", "cursor": "c1"},
+            },
+        ),
         (("send_again", ID), {}, f"POST /v1/emails/{ID}/send", None),
         (("send_again", ID), {"send_at": NOON}, f"POST /v1/emails/{ID}/send", {"send_at": "2026-01-31T12:00:00Z"}),
         (("reschedule", ID, NOON), {}, f"PATCH /v1/emails/{ID}", {"send_at": "2026-01-31T12:00:00Z"}),

@@ -55,6 +55,7 @@ failed | failed by a provider no longer believed | queued
 sent | events | delivered
 sent | events | bounced
 sent | events | complained
+delivered | events | bounced
 delivered, bounced | events | complained
 scheduled, queued, sending, in_doubt | hes db restored | held restored
 """

@@ -49,7 +49,7 @@ def make_process(settings: Settings, storage: SqlStorage) -> Process:
 
 @asynccontextmanager
 async def client(process: Process) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=process.web)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app=process.web)
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://hes", headers=headers) as web:
         yield web

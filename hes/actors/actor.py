@@ -33,6 +33,12 @@ class Mailbox(Generic[Message]):
         """Raises anyio.WouldBlock when full, anyio.ClosedResourceError when closed."""
         self._send.send_nowait(message)
 
+    @property
+    def fill(self) -> float:
+        """How full it is, 0 to 1."""
+        now = self._receive.statistics()
+        return now.current_buffer_used / now.max_buffer_size
+
     async def receive(self) -> Message:
         """The next message. Raises anyio.EndOfStream once it is closed and empty."""
         try:
@@ -59,6 +65,28 @@ class Mailbox(Generic[Message]):
         """Let go of both ends."""
         self._send.close()
         self._receive.close()
+
+
+class Pulse:
+    """Whether an actor gets on: it says when it begins a piece of work, and when that is done."""
+
+    def __init__(self, monotonic: Monotonic) -> None:
+        self._monotonic = monotonic
+        self._began_at: float | None = None
+
+    def __enter__(self) -> None:
+        self.beat()
+
+    def beat(self) -> None:
+        """The next piece begins."""
+        self._began_at = self._monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._began_at = None
+
+    def busy_seconds(self) -> float:
+        """For how long it has been at the present piece; 0: it has none."""
+        return 0.0 if self._began_at is None else self._monotonic() - self._began_at
 
 
 class StorageTrouble:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 
 import anyio
 
-from hes.actors.actor import StorageTrouble
+from hes.actors.actor import Pulse, StorageTrouble
 from hes.actors.gate import Gate
 from hes.actors.intake import Intake
 from hes.actors.news import News
 from hes.actors.sender import Sender
 from hes.errors import StorageUnavailable
-from hes.model import Fact, FactKey, FactKind, GateStatus, Millis
+from hes.model import Fact, FactKey, FactKind, GateStatus, Millis, Monotonic
 from hes.storage.storage import Storage
 
 _log = logging.getLogger("hes.gatekeeper")
@@ -43,6 +43,7 @@ class Gatekeeper:
         *,
         listen_seconds: float | None,
         tell_others: Callable[[], None],
+        monotonic: Monotonic,
     ) -> None:
         self._storage = storage
         self._senders = senders
@@ -50,6 +51,7 @@ class Gatekeeper:
         self._trouble = trouble
         self._listen_seconds = listen_seconds
         self._tell_others = tell_others
+        self.pulse = Pulse(monotonic)
         self._woken = anyio.Event()
         self._is_loaded = anyio.Event()
         self._known: dict[FactKey, Fact] = {}
@@ -76,10 +78,11 @@ class Gatekeeper:
                 await self._woken.wait()
             self._woken = anyio.Event()
             try:
-                if self._listen_seconds is not None:
-                    await self.listen()
-                for sender in self._senders.values():
-                    await self._write_down(sender.gate)
+                with self.pulse:
+                    if self._listen_seconds is not None:
+                        await self.listen()
+                    for sender in self._senders.values():
+                        await self._write_down(sender.gate)
             except StorageUnavailable:
                 await anyio.sleep(RETRY_SECONDS)
                 self.wake()
@@ -108,7 +111,7 @@ class Gatekeeper:
             _log.warning("%d emails that %s had rejected are queued again", count, gate.name)
         if news.opened:
             while await self._storage.pull_forward([gate.name]):
-                pass
+                self.pulse.beat()
         if news:
             self._intake.wake()
 

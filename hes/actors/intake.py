@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import anyio
 
-from hes.actors.actor import StorageTrouble
+from hes.actors.actor import Pulse, StorageTrouble
 from hes.actors.sender import Sender
 from hes.errors import StorageUnavailable
 from hes.model import Monotonic
@@ -50,6 +50,7 @@ class Intake:
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
         self._rng = rng
+        self.pulse = Pulse(monotonic)
         self._woken = anyio.Event()
         self.is_stopped = False
 
@@ -84,12 +85,13 @@ class Intake:
         # The lease began, by our clock, at the latest when we asked for it.
         deadline = self._monotonic() + self._lease_seconds
         try:
-            leases = await self._storage.lease(
-                rooms,
-                size_budget=BYTES_IN_FLIGHT - sum(sender.bytes_in_flight for sender in senders),
-                is_idle=not any(sender.in_flight for sender in senders),
-                deadline=deadline,
-            )
+            with self.pulse:
+                leases = await self._storage.lease(
+                    rooms,
+                    size_budget=BYTES_IN_FLIGHT - sum(sender.bytes_in_flight for sender in senders),
+                    is_idle=not any(sender.in_flight for sender in senders),
+                    deadline=deadline,
+                )
         except StorageUnavailable as error:
             self._trouble.note()
             _log.warning("nothing can be leased: %s", error)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 import anyio
 
-from hes.actors.actor import StorageTrouble
+from hes.actors.actor import Pulse, StorageTrouble
 from hes.actors.reporter import Reporter
 from hes.errors import StorageUnavailable
 from hes.model import AttemptId, Millis, Monotonic
@@ -48,6 +48,7 @@ class Janitor:
         self._monotonic = monotonic
         self._rng = rng
         self._pruned_at = monotonic()
+        self.pulse = Pulse(monotonic)
 
     async def run(self) -> None:
         while True:
@@ -62,11 +63,14 @@ class Janitor:
         # While the storage is away everybody's leases run out with the outcomes still in hand: those are no doubts.
         # So whoever holds some writes them first, and gives the others one lease's time to do the same.
         while not self._reporter.is_behind and self._trouble.seconds_ago() > self._lease_seconds:
-            swept = await self._storage.sweep(self._held())
+            with self.pulse:
+                swept = await self._storage.sweep(self._held())
             if swept.lapsed:
                 _log.warning("%d leases lapsed; their emails are in doubt", swept.lapsed)
             if swept.expired:
                 _log.info("%d emails expired", swept.expired)
+            if swept.searched:
+                _log.info("%d emails were in doubt for long enough; their policies act", swept.searched)
             if not swept.more:
                 return
 
@@ -74,11 +78,19 @@ class Janitor:
         if self._monotonic() - self._pruned_at < PRUNE_SECONDS:
             return
         self._pruned_at = self._monotonic()
-        while await self._storage.prune():
+        while await self._pruned():
             pass
         is_kept = self._ages == (None, None)
-        while not is_kept and await self._storage.drop_old(*self._ages):  # noqa: ASYNC110 (nothing waits for this)
+        while not is_kept and await self._dropped():  # noqa: ASYNC110 (nothing waits for this)
             await anyio.sleep(BREATH_SECONDS)
+
+    async def _pruned(self) -> int:
+        with self.pulse:
+            return await self._storage.prune()
+
+    async def _dropped(self) -> int:
+        with self.pulse:
+            return await self._storage.drop_old(*self._ages)
 
 
 def _millis(days: int | None) -> Millis | None:

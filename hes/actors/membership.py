@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from hes.actors.actor import StorageTrouble
+from hes.actors.actor import Pulse, StorageTrouble
 from hes.errors import StorageUnavailable
-from hes.model import Millis, Node
+from hes.model import Millis, Monotonic, Node
 from hes.storage.storage import Storage
 
 _log = logging.getLogger("hes.membership")
@@ -32,6 +32,7 @@ class Membership:
         here: Callable[[], Awaitable[Node]],
         set_clock: Callable[[Millis], None],
         share: Callable[[float], None],
+        monotonic: Monotonic,
         rng: random.Random,
     ) -> None:
         self._storage = storage
@@ -39,13 +40,15 @@ class Membership:
         self._here = here
         self._set_clock = set_clock
         self._share = share
+        self.pulse = Pulse(monotonic)
         self._rng = rng
         self._mailers = 1
 
     async def run(self) -> None:
         while True:
             try:
-                presence = await self._storage.appear(await self._here())
+                with self.pulse:
+                    presence = await self._storage.appear(await self._here())
             except StorageUnavailable:
                 self._trouble.note()
             else:

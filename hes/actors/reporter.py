@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 
 import anyio
 
-from hes.actors.actor import Mailbox, StorageTrouble
+from hes.actors.actor import Mailbox, Pulse, StorageTrouble
 from hes.actors.sender import Sender
 from hes.errors import StorageError, StorageUnavailable
-from hes.model import Ended
+from hes.model import Ended, Monotonic
 from hes.storage.storage import Storage
 
 _log = logging.getLogger("hes.reporter")
@@ -34,6 +34,7 @@ class Reporter:
         senders: Mapping[str, Sender],
         trouble: StorageTrouble,
         *,
+        monotonic: Monotonic,
         wake: Callable[[], None],
     ) -> None:
         self._storage = storage
@@ -41,6 +42,7 @@ class Reporter:
         self._trouble = trouble
         self._senders = senders
         self._wake = wake
+        self.pulse = Pulse(monotonic)
         self._in_hand: list[Ended] = []
         self.is_behind = False
         """Holds outcomes that the storage did not take yet."""
@@ -83,7 +85,8 @@ class Reporter:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                settled = await self._storage.settle(batch, {n: s.room() for n, s in self._senders.items()})
+                with self.pulse:
+                    settled = await self._storage.settle(batch, {n: s.room() for n, s in self._senders.items()})
             except StorageUnavailable as error:
                 self._trouble.note()
                 if not self.is_behind:

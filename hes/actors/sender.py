@@ -16,8 +16,11 @@ from hes.actors.actor import Mailbox
 from hes.actors.gate import Gate, Pass
 from hes.model import Answer, AttemptId, Clock, Ended, GateStatus, Leased, Monotonic, Outcome, Room
 from hes.providers.provider import Provider
+from hes.telemetry.telemetry import OFF, Part, Telemetry, traceparent
 
 _log = logging.getLogger("hes.sender")
+
+_LEVELS = {Outcome.ACCEPTED: logging.DEBUG, Outcome.IN_DOUBT: logging.WARNING}
 
 PATIENCE_SECONDS = 1.0
 """How much longer than its time-out a call may take before it is given up from outside: providers keep their own."""
@@ -41,19 +44,21 @@ class Sender:
         timeout_seconds: float,
         clock: Clock,
         monotonic: Monotonic,
+        telemetry: Telemetry = OFF,
     ) -> None:
         self.name = f"sender {provider.name}"
         self.gate = gate
         self._provider = provider
-        self._mailbox = mailbox
+        self.mailbox = mailbox
         self._report = report
         self._hands = hands
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._monotonic = monotonic
+        self._telemetry = telemetry
         self._in_flight: dict[AttemptId, Leased] = {}
         self._passes: dict[AttemptId, Pass] = {}
-        self._begun: dict[AttemptId, Leased] = {}
+        self.begun: dict[AttemptId, Leased] = {}
         self._is_stopping = False
 
     @property
@@ -78,13 +83,13 @@ class Sender:
 
     def status(self) -> GateStatus:
         """How it stands, for people."""
-        return self.gate.status(self._provider.kind, len(self._begun))
+        return self.gate.status(self._provider.kind, len(self.begun))
 
     def take(self, leased: Leased) -> None:
         """Put it into a free hand; its lease is on disk."""
         self._in_flight[leased.attempt_id] = leased
         self._passes[leased.attempt_id] = self.gate.admit(leased)
-        self._mailbox.tell(leased)
+        self.mailbox.tell(leased)
 
     def release(self, ended: Ended) -> None:
         """The outcome is on disk: the hand is free."""
@@ -93,11 +98,11 @@ class Sender:
     def stop(self) -> None:
         """Begin no call any more. `run` ends when the calls in flight have ended."""
         self._is_stopping = True
-        self._mailbox.close()
+        self.mailbox.close()
 
     async def run(self) -> None:
         """Ends when it was stopped and the calls in flight have ended."""
-        for leased in list(self._begun.values()):  # cut off when the last run crashed
+        for leased in list(self.begun.values()):  # cut off when the last run crashed
             self._tell(leased, Answer(outcome=Outcome.IN_DOUBT, detail="HES crashed in the middle of the call"))
         async with anyio.create_task_group() as hands:
             for _ in range(self._hands):
@@ -106,12 +111,13 @@ class Sender:
     async def _hand(self) -> None:
         while True:
             try:
-                leased = await self._mailbox.receive()
+                leased = await self.mailbox.receive()
             except anyio.EndOfStream:
                 return
-            await self._send(leased)
+            with self._telemetry.attempt(leased) as attempt:
+                await self._send(leased, attempt)
 
-    async def _send(self, leased: Leased) -> None:
+    async def _send(self, leased: Leased, attempt: Part) -> None:
         """One call. Must not raise: the hands share a task group."""
         given = self._passes.pop(leased.attempt_id)
         if (objection := self._objection(leased, given)) is not None:
@@ -120,7 +126,7 @@ class Sender:
             return
         if leased.failed_over_from is not None:
             _log.info("email %s fails over from %s to %s", leased.email.id, leased.failed_over_from, leased.provider)
-        self._begun[leased.attempt_id] = leased
+        self.begun[leased.attempt_id] = leased
         began_at = self._monotonic()
         is_over = False
         try:
@@ -129,11 +135,12 @@ class Sender:
         finally:
             if not is_over:  # cancelled: that says nothing about the provider
                 self.gate.release(given)
+        attempt.ended(answer.outcome)
         is_believed = self.gate.record(given, leased.email.id, answer, self._monotonic() - began_at)
-        if answer.outcome is not Outcome.ACCEPTED:
-            level = logging.WARNING if answer.outcome is Outcome.IN_DOUBT else logging.INFO
-            told = (leased.email.id, leased.number, leased.provider, answer.outcome, answer.detail)
-            _log.log(level, "email %s, attempt %d at %s: %s: %s", *told)
+        level = _LEVELS.get(answer.outcome, logging.INFO)
+        if _log.isEnabledFor(level):
+            said = f"{answer.outcome}: {answer.detail}" if answer.detail else answer.outcome.value
+            _log.log(level, "email %s, attempt %d at %s: %s", leased.email.id, leased.number, leased.provider, said)
         self._tell(leased, answer, is_believed=is_believed)
 
     def _objection(self, leased: Leased, given: Pass) -> str | None:
@@ -152,7 +159,7 @@ class Sender:
             return Answer(outcome=Outcome.IN_DOUBT, detail="HES failed in the middle of the call; see its log")
 
     def _tell(self, leased: Leased, answer: Answer | None, note: str = "", *, is_believed: bool = True) -> None:
-        self._begun.pop(leased.attempt_id, None)
+        self.begun.pop(leased.attempt_id, None)
         self._report.tell(
             Ended(
                 attempt_id=leased.attempt_id,
@@ -162,5 +169,6 @@ class Sender:
                 answer=answer,
                 note=note,
                 is_believed=is_believed,
+                trace=traceparent(),
             )
         )

@@ -1,6 +1,7 @@
 """`hes emails`: what became of emails, and what is to become of them."""
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import rich_click as click
@@ -9,14 +10,35 @@ from hes.cli import FAILED
 from hes.cli.api import Name, with_hes
 from hes.cli.screen import Screen
 from hes.client import Client, Email
-from hes.client.types import Decision, Event
+from hes.client.types import Decision, Event, Many
 
 FINE = frozenset({"sent", "delivered"})
 """Ends of a watch that a script may go on after."""
 
 
 email_id = click.argument("email_id", metavar="ID", type=Name())
+email_ids = click.argument("email_ids", metavar="[ID]...", type=Name(), nargs=-1)
 send_at = click.option("--send-at", metavar="TIME", help="When, as in 2026-01-31T12:00:00Z.")
+
+
+_WHICH = (
+    click.option("--status", help="sent, failed, held, in_doubt, queued ..."),
+    click.option("--reason", help="Why it is failed or held."),
+    click.option("--to", metavar="ADDRESS", help="A recipient."),
+    click.option("--from", "from_", metavar="ADDRESS", help="The sender."),
+    click.option("--tag", metavar="KEY:VALUE", help="One of its tags."),
+    click.option("--reference", help="Your own id."),
+    click.option("--provider", metavar="NAME", help="Who took it, else who was tried last."),
+    click.option("--created-after", metavar="TIME", help="As in 2026-01-31T12:00:00Z."),
+    click.option("--created-before", metavar="TIME"),
+)
+
+
+def which_emails(command: Callable[..., None]) -> Callable[..., None]:
+    """The filters of the list."""
+    for option in reversed(_WHICH):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -25,15 +47,7 @@ def emails() -> None:
 
 
 @emails.command("list")
-@click.option("--status", help="sent, failed, held, in_doubt, queued ...")
-@click.option("--reason", help="Why it is failed or held.")
-@click.option("--to", metavar="ADDRESS", help="A recipient.")
-@click.option("--from", "from_", metavar="ADDRESS", help="The sender.")
-@click.option("--tag", metavar="KEY:VALUE", help="One of its tags.")
-@click.option("--reference", help="Your own id.")
-@click.option("--provider", metavar="NAME", help="Who took it, else who was tried last.")
-@click.option("--created-after", metavar="TIME", help="As in 2026-01-31T12:00:00Z.")
-@click.option("--created-before", metavar="TIME")
+@which_emails
 @click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
 @click.option("--cursor", help="Where to go on: `next_cursor` of the answer before.")
 @click.option("--all", "everything", is_flag=True, help="All that fit, however many.")
@@ -77,23 +91,55 @@ def watch(client: Client, screen: Screen, *, email_id: str) -> None:
 
 
 @emails.command()
-@email_id
+@email_ids
+@which_emails
 @with_hes
-def cancel(client: Client, screen: Screen, *, email_id: str) -> None:
-    """Cancel an email that was not handed to a provider."""
-    show_status(screen, client.cancel(email_id))
+def cancel(client: Client, screen: Screen, *, email_ids: tuple[str, ...], **filters: Any) -> None:
+    """Cancel emails that were not handed to a provider: one by ID, or all that the filters fit."""
+    if _are_named(email_ids, filters):
+        for email_id in email_ids:
+            show_status(screen, client.cancel(email_id))
+    else:
+        _show_many(screen, lambda cursor: client.cancel_many(cursor, **filters))
 
 
 @emails.command()
-@email_id
+@email_ids
 @click.argument("decision", type=click.Choice(["sent", "resend", "failed"]))
+@which_emails
 @with_hes
-def resolve(client: Client, screen: Screen, *, email_id: str, decision: Decision) -> None:
-    """Decide about an email that is held or in doubt.
+def resolve(client: Client, screen: Screen, *, email_ids: tuple[str, ...], decision: Decision, **filters: Any) -> None:
+    """Decide about emails that are held or in doubt: one by ID, or all that the filters fit.
 
     `sent`: it arrived. `resend`: send it again, even if it may arrive twice. `failed`: give it up.
     """
-    show_status(screen, client.resolve(email_id, decision))
+    if _are_named(email_ids, filters):
+        for email_id in email_ids:
+            show_status(screen, client.resolve(email_id, decision))
+    else:
+        _show_many(screen, lambda cursor: client.resolve_many(decision, cursor, **filters))
+
+
+def _are_named(email_ids: tuple[str, ...], filters: Mapping[str, Any]) -> bool:
+    """By id, or else by a filter."""
+    if bool(email_ids) == any(value is not None for value in filters.values()):
+        raise click.UsageError("name emails by ID, or by filters such as --status; one of both")
+    return bool(email_ids)
+
+
+def _show_many(screen: Screen, do: Callable[[str | None], Many]) -> None:
+    """Do it until there are no more."""
+    changed = skipped = 0
+    cursor = None
+    while True:
+        many = do(cursor)
+        changed, skipped, cursor = changed + many["changed"], skipped + many["skipped"], many["next_cursor"]
+        if cursor is None:
+            break
+    if screen.as_json:
+        screen.json({"changed": changed, "skipped": skipped})
+    else:
+        screen.line(f"{changed} changed", f"{skipped} fit but could not be changed")
 
 
 @emails.command()

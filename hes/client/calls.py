@@ -9,7 +9,19 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
-from hes.client.types import Accepted, BatchItem, Decision, Email, EmailPage, Health, Key, KeyPage, Provider, Time
+from hes.client.types import (
+    Accepted,
+    BatchItem,
+    Decision,
+    Email,
+    EmailPage,
+    Health,
+    Key,
+    KeyPage,
+    Many,
+    Provider,
+    Time,
+)
 
 T = TypeVar("T")
 
@@ -54,6 +66,15 @@ def cancel(email_id: str) -> Call[Email]:
 
 def resolve(email_id: str, decision: Decision) -> Call[Email]:
     return Call(method="POST", path=f"{_email(email_id)}/resolve", body=_json({"decision": decision}))
+
+
+def cancel_many(filters: Mapping[str, Any], cursor: str | None) -> Call[Many]:
+    return Call(method="POST", path="/v1/emails/cancel", body=_json({"filter": _given({**filters, "cursor": cursor})}))
+
+
+def resolve_many(decision: Decision, filters: Mapping[str, Any], cursor: str | None) -> Call[Many]:
+    body = {"decision": decision, "filter": _given({**filters, "cursor": cursor})}
+    return Call(method="POST", path="/v1/emails/resolve", body=_json(body))
 
 
 def send_again(email_id: str, send_at: Time | None) -> Call[Email]:
@@ -110,7 +131,7 @@ def _email(email_id: str) -> str:
 
 def _with_query(path: str, parameters: Mapping[str, Any]) -> str:
     """None: not given."""
-    given = {name: _text(value) for name, value in _named(parameters).items() if value is not None}
+    given = _given(parameters)
     return f"{path}?{urlencode(given)}" if given else path
 
 
@@ -119,6 +140,11 @@ def _segment(name: str) -> str:
     if not name:
         raise ValueError("an id or a name must not be empty")
     return quote(name, safe="")
+
+
+def _given(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Those that say something, as texts."""
+    return {name: _text(value) for name, value in _named(parameters).items() if value is not None}
 
 
 def _named(fields: Mapping[str, Any]) -> dict[str, Any]:

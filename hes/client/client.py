@@ -22,8 +22,10 @@ from hes.client.types import (
     Key,
     KeyFields,
     KeyPage,
+    Many,
     Provider,
     Time,
+    Which,
 )
 
 T = TypeVar("T")
@@ -119,6 +121,14 @@ class Client:
     def resolve(self, email_id: str, decision: Decision) -> Email:
         """Your word on an email that is held or in doubt."""
         return self._do(calls.resolve(email_id, decision))
+
+    def cancel_many(self, cursor: str | None = None, **filters: Unpack[Which]) -> Many:
+        """Cancel all that fit and that nobody was handed; 10,000 at most, then `next_cursor` leads on."""
+        return self._do(calls.cancel_many(filters, cursor))
+
+    def resolve_many(self, decision: Decision, cursor: str | None = None, **filters: Unpack[Which]) -> Many:
+        """Your word on all that fit and are held or in doubt; 10,000 at most, then `next_cursor` leads on."""
+        return self._do(calls.resolve_many(decision, filters, cursor))
 
     def send_again(self, email_id: str, *, send_at: Time | None = None) -> Email:
         """Send a draft, a scheduled one at once, or one that has failed or was cancelled once more."""

@@ -55,8 +55,8 @@ class EmailFields(TypedDict, total=False):
     store_content: bool
 
 
-class Filters(TypedDict, total=False):
-    """Which emails are listed."""
+class Which(TypedDict, total=False):
+    """Which emails are meant."""
 
     status: str
     reason: str
@@ -67,6 +67,11 @@ class Filters(TypedDict, total=False):
     provider: str
     created_after: Time
     created_before: Time
+
+
+class Filters(Which, total=False):
+    """Which emails are listed."""
+
     limit: int
     """How many come with one answer, 1 to 100."""
 
@@ -199,6 +204,14 @@ class EmailPage(TypedDict):
     """Some emails, newest first, and where the next ones begin."""
 
     data: list[Email]
+    next_cursor: str | None
+
+
+class Many(TypedDict):
+    """How many emails changed, how many fit but could not, and where the others begin, if there are more."""
+
+    changed: int
+    skipped: int
     next_cursor: str | None
 
 

@@ -121,6 +121,7 @@ def _settings(folder: Path, key: str, providers: Sequence[FakeProvider], pace: P
         "HES_PORT": "0",
         "HES_BOOTSTRAP_KEY": key,
         "HES_GATE_OPEN_SECONDS": str(pace.gate_open_seconds),
+        "HES_DOUBT_SECONDS": "0",  # these providers have no records that could be searched
         "HES_PROVIDERS": f"sendgrid://{_MADE_UP_KEY}@default?base_url={sendgrid} "
         f"mailgun://{_MADE_UP_KEY}@default/demo.example?base_url={mailgun}",
     }

@@ -47,12 +47,18 @@ class Entry(Struct, frozen=True):
     support: Support
     read_events: ReadEvents | None = None
     """None: it tells nothing afterwards."""
+    replay_seconds: float = 0.0
+    """As `Replays` has it; 0: it is none."""
+    look_up_seconds: float = 0.0
+    """Likewise for `LooksUp`."""
 
 
 REGISTRY: Mapping[str, Entry] = {
-    Kind.SENDGRID: Entry(_sendgrid, SendGrid.support, sendgrid_hook.read_events),
-    Kind.MAILGUN: Entry(_mailgun, Mailgun.support, mailgun_hook.read_events),
-    Kind.RESEND: Entry(_resend, Resend.support, resend_hook.read_events),
+    Kind.SENDGRID: Entry(
+        _sendgrid, SendGrid.support, sendgrid_hook.read_events, look_up_seconds=SendGrid.look_up_seconds
+    ),
+    Kind.MAILGUN: Entry(_mailgun, Mailgun.support, mailgun_hook.read_events, look_up_seconds=Mailgun.look_up_seconds),
+    Kind.RESEND: Entry(_resend, Resend.support, resend_hook.read_events, replay_seconds=Resend.replay_seconds),
     Kind.OUTBOX: Entry(_outbox, Outbox.support),
 }
 

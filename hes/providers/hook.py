@@ -12,69 +12,27 @@ late; a look-up, or the next event of the same email, then tells what it told.
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from hes.errors import NotAuthenticated, Unreadable
 from hes.model import Millis
 from hes.providers.transport import clean_id, shorten
+from hes.told import Told
 
 FRESH_SECONDS = 300
 MAX_ADDRESS_CHARS = 320
 MAX_URL_CHARS = 1000
 
 
-class EventKind(StrEnum):
-    """What events mean to HES. All but `accepted` and `resubscribed` are timeline types too (`hes.model.EventType`)."""
-
-    ACCEPTED = "accepted"
-    DELIVERED = "delivered"
-    DEFERRED = "deferred"
-    BOUNCED = "bounced"
-    COMPLAINED = "complained"
-    OPENED = "opened"
-    CLICKED = "clicked"
-    UNSUBSCRIBED = "unsubscribed"
-    RESUBSCRIBED = "resubscribed"
-    REJECTED = "rejected"
-
-
-class ProviderEvent(Struct, frozen=True, kw_only=True):
-    """One event. Events come late, twice and out of order; each with an attempt's id proves that it was accepted."""
-
-    kind: EventKind | None
-    """None: HES does not know what `vendor_type` means."""
-    vendor_type: str
-    at: Millis
-    dedup_id: str
-    """The same for the same event, however often it is told; unique within the provider."""
-    recipient: str | None = None
-    """None: the provider does not say which one."""
-    provider_message_id: str | None = None
-    """As the answer to the send had it."""
-    hes_id: str | None = None
-    hes_attempt: str | None = None
-    data: dict[str, Any] = {}
-    """Details for people, short and without addresses: `reason`, `code`, `url`. For `bounced` also `kind`, `hard` or
-    `soft`."""
-
-
-class Told(Struct, frozen=True):
-    """What one POST held."""
-
-    events: tuple[ProviderEvent, ...]
-    nonce: str = ""
-    """Not empty where the signature covers this and not the events (Mailgun): of two POSTs with the same one within
-    twice `FRESH_SECONDS`, the second is a repetition or a forgery, and nothing in it may be believed."""
-
-
 class BadSignature(NotAuthenticated):
     """The POST is not from the provider, or not of now, or `webhook_secret` is another webhook's."""
 
     title = "Bad signature"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Signature"})  # RFC 9110, section 15.5.2
 
 
 class BadEvents(Unreadable):

@@ -20,9 +20,6 @@ from hes.providers.hook import (
     MAX_URL_CHARS,
     BadEvents,
     BadSignature,
-    EventKind,
-    ProviderEvent,
-    Told,
     address,
     check_fresh,
     details,
@@ -33,6 +30,7 @@ from hes.providers.hook import (
     own_id,
     seconds_at,
 )
+from hes.told import EventKind, ProviderEvent, Told
 
 _DAY = 86_400_000
 

@@ -23,9 +23,6 @@ from hes.providers.hook import (
     MAX_URL_CHARS,
     BadEvents,
     BadSignature,
-    EventKind,
-    ProviderEvent,
-    Told,
     address,
     check_fresh,
     details,
@@ -35,6 +32,7 @@ from hes.providers.hook import (
     own_id,
     seconds_at,
 )
+from hes.told import EventKind, ProviderEvent, Told
 
 _KINDS = {
     "email.sent": EventKind.ACCEPTED,

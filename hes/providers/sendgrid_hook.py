@@ -22,9 +22,6 @@ from hes.providers.hook import (
     MAX_URL_CHARS,
     BadEvents,
     BadSignature,
-    EventKind,
-    ProviderEvent,
-    Told,
     address,
     check_fresh,
     details,
@@ -34,6 +31,7 @@ from hes.providers.hook import (
     own_id,
     seconds_at,
 )
+from hes.told import EventKind, ProviderEvent, Told
 
 SIGNATURE = "x-twilio-email-event-webhook-signature"
 TIMESTAMP = "x-twilio-email-event-webhook-timestamp"

@@ -28,6 +28,7 @@ from yarl import URL
 
 from hes import __version__
 from hes.model import Millis, Outcome
+from hes.telemetry.telemetry import calling, traceparent
 
 LARGE_BODY_BYTES = 1_000_000
 MAX_ANSWER_BYTES = 1_000_000
@@ -94,6 +95,15 @@ class Transport:
             await session.close()
 
     async def _call(
+        self, method: str, url: URL, data: bytes | io.BytesIO | None, headers: Mapping[str, str], timeout_seconds: float
+    ) -> Reply | NoReply:
+        with calling(method, url) as call:
+            headers = {**headers, "traceparent": traceparent()} if traceparent() else headers
+            reply = await self._exchange(method, url, data, headers, timeout_seconds)
+            call.ended(reply.status if isinstance(reply, Reply) else reply.detail)
+            return reply
+
+    async def _exchange(
         self, method: str, url: URL, data: bytes | io.BytesIO | None, headers: Mapping[str, str], timeout_seconds: float
     ) -> Reply | NoReply:
         sent: list[bool] = []

@@ -1,6 +1,6 @@
 """What people do with emails that are not on their way: lists, erasing. Plain queries, beside the queue."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -10,8 +10,9 @@ from hes import interventions
 from hes.errors import NotFound, WrongState, WrongVersion
 from hes.model import Address, Delivery, EmailId, Millis, Reason, Status
 from hes.storage import tables
+from hes.storage.claiming import waiting_lanes
 from hes.storage.ledger import Ledger, delivery_of
-from hes.storage.records import ListQuery, Page, Recipient, StoredEmail, Waiting
+from hes.storage.records import ListQuery, Page, Queue, Recipient, StoredEmail, Waiting
 
 ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
 """Content can't be erased then: it is still needed, or somebody may still ask for it."""
@@ -36,6 +37,23 @@ def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
     rows = found[: query.limit]
     recipients = _recipients(connection, [EmailId(row[0]) for row in rows])
     return Page(tuple(_stored(tuple(row), recipients) for row in rows), more=len(found) > query.limit)
+
+
+def some_of(
+    connection: sa.Connection, project: str, query: ListQuery, statuses: Collection[Status], *, with_content: bool
+) -> list[tuple[EmailId, bool]]:
+    """Those that the query fits and that stand so, the newest first, each with whether it may be gone through.
+
+    `with_content`: not without its content.
+    """
+    rows = connection.execute(
+        sa.select(_email.id, _email.content.is_not(None))
+        .join(tables.deliveries, _delivery.email_id == _email.id)
+        .where(_email.project == project, _delivery.status.in_([s.value for s in statuses]), *_conditions(query))
+        .order_by(_email.id.desc())
+        .limit(query.limit)
+    )
+    return [(EmailId(email_id), bool(has_content) or not with_content) for email_id, has_content in rows]
 
 
 def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
@@ -127,6 +145,24 @@ def waiting(connection: sa.Connection) -> Waiting:
         )
     )
     return sum((Waiting(count, int(size)) for count, size in connection.execute(counts)), Waiting())
+
+
+def queue(connection: sa.Connection, now: Millis) -> Queue:
+    """As `waiting`, by status; and of each lane the first one, of each project what is held."""
+    counts = dict.fromkeys((*ON_ITS_WAY, Status.HELD), 0)
+    total = 0
+    for condition in (tables.CAN_EXPIRE, tables.IS_LEASED):
+        columns = _delivery.status, sa.func.count(), sa.func.sum(_delivery.size_bytes)
+        by_status = sa.select(*columns).where(sa.text(condition)).group_by(_delivery.status)
+        for status, count, size in connection.execute(by_status):
+            counts[Status(status)] += count
+            total += int(size)
+    projects = sa.select(tables.projects.c.id).union(sa.select(sa.literal("default"))).subquery()
+    held = _delivery.project == projects.c.id, _delivery.status == Status.HELD, sa.text(tables.IS_ASIDE)
+    of_projects = sa.select(sa.func.count()).select_from(projects.join(tables.deliveries, sa.and_(*held)))
+    counts[Status.HELD] = connection.execute(of_projects).scalar_one()
+    due = [due_at for _, due_at in waiting_lanes(connection) if due_at <= now]
+    return Queue(counts, total, min(due, default=None))
 
 
 def owned(ledger: Ledger, project: str, email_id: EmailId) -> Delivery:

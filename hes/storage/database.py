@@ -14,6 +14,13 @@ Work = Callable[[sa.Connection, Millis], T]
 class Database(Protocol):
     """One kind of database."""
 
+    name: str
+    """Of the kind, for people."""
+
+    def connections(self) -> tuple[int, int, int]:
+        """How many of the pool are used, how many are there besides, and how many there may be at most."""
+        ...
+
     async def write(self, work: Work[T]) -> T:
         """Run the work in one write transaction, committed to disk on return; it is given the database's time.
 

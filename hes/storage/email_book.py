@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from hes.model import EmailId, Millis
-from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail, Page, Waiting
+from hes.model import Decision, EmailId, Millis
+from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, Many, NewEmail, Page, Queue, Waiting
 
 T = TypeVar("T")
 
@@ -33,8 +33,20 @@ class EmailBook(Protocol):
         """How much waits, of all projects, by a query whose cost does not grow with what is at rest."""
         ...
 
+    async def queue(self) -> Queue:
+        """How the queue stands, by queries whose cost does not grow with what is at rest."""
+        ...
+
     async def list(self, project: str, query: ListQuery) -> Page:
         """Newest first."""
+        ...
+
+    async def cancel_many(self, project: str, query: ListQuery) -> Many:
+        """`Storage.cancel` for those that fit and wait: the newest ones, at most `query.limit`, in one transaction."""
+        ...
+
+    async def resolve_many(self, project: str, query: ListQuery, decision: Decision, by: str) -> Many:
+        """Likewise `Storage.resolve`, for those that are held or in doubt."""
         ...
 
     async def reschedule(self, project: str, email_id: EmailId, send_at: Millis, version: int | None) -> None:

@@ -40,6 +40,11 @@ class GroupCommit(Generic[Item, Result]):
         self._arrived = anyio.Event()
         self._has_ended = False
 
+    @property
+    def waiting(self) -> int:
+        """Items whose transaction has not begun."""
+        return sum(len(group.items) for group in self._waiting)
+
     async def submit(self, item: Item) -> Result:
         """Returns once it is on disk. Raises what the transaction, or this item in it, led to.
 
@@ -47,7 +52,7 @@ class GroupCommit(Generic[Item, Result]):
         """
         if self._has_ended:
             raise StorageUnavailable("the storage is closed")
-        if sum(len(group.items) for group in self._waiting) >= self._queue_limit:
+        if self.waiting >= self._queue_limit:
             raise StorageUnavailable("more requests are waiting to be written than the storage keeps up with")
         if not self._waiting or len(self._waiting[-1].items) >= self._limit:
             self._waiting.append(_Group())

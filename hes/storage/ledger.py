@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from hes.case import Case, Change
+from hes.case import Case, Change, Search
 from hes.ids import NewId
 from hes.lanes import lane_of, text_of
 from hes.model import (
@@ -41,13 +41,14 @@ _update_deliveries = Update(
     "declined_by", "round", "lapses", "version", "is_retry", "send_at", "lane",
 )  # fmt: skip
 _insert_events = Insert(tables.events)
+_insert_searches = Insert(tables.searches, "ON CONFLICT DO NOTHING")
 _ids: sa.BindParameter[str] = sa.bindparam("email_ids", expanding=True)
-_lock_deliveries = (
+_select_deliveries = (
     sa.select(tables.deliveries)
     .where(tables.deliveries.c.email_id.in_(_ids))
     .order_by(tables.deliveries.c.email_id)  # whoever locks several does it in this order: no deadlocks
-    .with_for_update()
 )
+_lock_deliveries = _select_deliveries.with_for_update()
 _select_attempts = (
     sa.select(tables.attempts)
     .where(tables.attempts.c.email_id.in_(_ids))
@@ -55,14 +56,18 @@ _select_attempts = (
 )
 
 
-def load(connection: sa.Connection, email_ids: Iterable[EmailId]) -> "Ledger":
-    """The cases of these emails; what they say stays true until the transaction ends. Unknown ids are left out."""
+def load(connection: sa.Connection, email_ids: Iterable[EmailId], *, is_locked: bool = True) -> "Ledger":
+    """The cases of these emails; what they say stays true until the transaction ends. Unknown ids are left out.
+
+    `is_locked` False: only to look at, for Postgres lets others change them meanwhile.
+    """
     ids = sorted(set(email_ids))
     if not ids:
         return Ledger({})
     which = {"email_ids": padded(ids)}
     # The lock first: whatever is read after it is what nobody else can change meanwhile.
-    deliveries = [delivery_of(row) for row in connection.execute(_lock_deliveries, which)]
+    select = _lock_deliveries if is_locked else _select_deliveries
+    deliveries = [delivery_of(row) for row in connection.execute(select, which)]
     attempts: dict[EmailId, list[Attempt]] = {}
     for row in connection.execute(_select_attempts, which):
         attempt = attempt_of(row)
@@ -80,6 +85,7 @@ class Ledger:
         self._dropped: list[Attempt] = []
         self._changed: dict[EmailId, Delivery] = {}
         self._events: list[Event] = []
+        self._searches: list[Search] = []
 
     def case(self, email_id: EmailId) -> Case | None:
         """As it stands with all changes made so far."""
@@ -104,6 +110,12 @@ class Ledger:
         self._cases[email_id] = case.after(change)
         self._changed[email_id] = change.delivery
         self._events.extend(change.events)
+        if change.search is not None:
+            self._searches.append(change.search)
+
+    def tell(self, events: Iterable[Event]) -> None:
+        """Timeline entries about what changes nothing."""
+        self._events.extend(events)
 
     def write(self, connection: sa.Connection, new_id: NewId) -> None:
         """Write it all down: at most one statement per table and kind of change."""
@@ -114,6 +126,7 @@ class Ledger:
         _update_attempts.run(connection, [_attempt_change(a) for a in self._changed_attempts.values()])
         _update_deliveries.run(connection, [_delivery_change(d) for d in self._changed.values()])
         _insert_events.run(connection, [event_row(e, new_id()) for e in self._events])
+        _insert_searches.run(connection, [_search_row(s) for s in self._searches])
 
 
 def _joined(names: Iterable[str]) -> str:
@@ -213,6 +226,26 @@ def attempt_of(row: Iterable[Any]) -> Attempt:
         provider_message_id=provider_message_id,
         detail=detail,
         resolution=Resolution(resolution) if resolution else None,
+    )
+
+
+def _search_row(search: Search) -> Row:
+    s = search
+    return s.attempt_id, s.email_id, s.provider, s.next_at, s.until, s.lease, s.asked, s.lost, s.told
+
+
+def search_of(row: Iterable[Any]) -> Search:
+    attempt_id, email_id, provider, next_at, until, lease, asked, lost, told = row
+    return Search(
+        attempt_id=attempt_id,
+        email_id=email_id,
+        provider=provider,
+        next_at=next_at,
+        until=until,
+        lease=lease,
+        asked=asked,
+        lost=lost,
+        told=told,
     )
 
 

@@ -17,13 +17,14 @@ import random
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import anyio
 import asyncpg
 import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from hes.errors import CommitUnknown, ConfigError, StorageUnavailable
 from hes.ids import NewId
@@ -32,6 +33,7 @@ from hes.policy import Policy
 from hes.storage.database import Work
 from hes.storage.hints import PostgresHints
 from hes.storage.sql import SqlStorage
+from hes.telemetry.telemetry import OFF, Telemetry
 
 T = TypeVar("T")
 
@@ -107,7 +109,8 @@ class PostgresUrl:
             self.dsn,
             timeout=timeout,
             connection_class=_Connection,
-            statement_cache_size=0,  # SQLAlchemy keeps them
+            # SQLAlchemy keeps them; but with 0 here the driver names none, and the server plans each one every time.
+            statement_cache_size=0 if self.is_pooled else 100,
             server_settings={"application_name": "hes"},
         )
 
@@ -135,6 +138,8 @@ class PostgresDatabase:
     `clock`: instead of the database's, for tests.
     """
 
+    name = "postgres"
+
     def __init__(
         self, url: PostgresUrl, clock: Callable[[], Millis] | None = None, deadlines: Deadlines = DEADLINES
     ) -> None:
@@ -154,6 +159,10 @@ class PostgresDatabase:
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._deadlines.connect):
             await self._engine.dispose()
+
+    def connections(self) -> tuple[int, int, int]:
+        pool = cast("QueuePool", self._engine.pool)
+        return pool.checkedout(), pool.checkedin(), CONNECTIONS
 
     async def write(self, work: Work[T]) -> T:
         return await self._tried(lambda: self._write(work))
@@ -229,11 +238,13 @@ def _distrust_all(context: sa.engine.ExceptionContext) -> None:
 def _sqlstate(error: BaseException) -> str:
     """postgresql.org/docs/current/errcodes-appendix.html; "" if the server said nothing."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return getattr(cause, "sqlstate", None) or ""
+    # SQLAlchemy's own, for a prepared statement that is not valid any more, has none: the driver's behind it has.
+    return getattr(cause, "sqlstate", None) or getattr(cause and cause.__cause__, "sqlstate", None) or ""
 
 
 _MEANINGS = {
     "08": "the connection to the database was lost",
+    "0A000": "the database's schema was changed just now",
     "25006": "the database takes no writes now: it is a standby",
     "25P03": "the database ended a transaction that took too long",
     "28": "the database refuses our user or password",
@@ -273,10 +284,15 @@ def _is_lost(error: sa.exc.DBAPIError) -> bool:
 
 
 def _may_help(error: BaseException) -> bool:
-    """Trying again at once: two that were in each other's way, a connection that was dead before we used it."""
+    """Trying again at once: two that were in each other's way, a connection that was dead before we used it.
+
+    And a statement that was prepared before the schema changed: SQLAlchemy prepares it anew.
+    """
     sqlstate = _sqlstate(error)
     is_lost = isinstance(error, sa.exc.DBAPIError) and _is_lost(error)
-    return sqlstate[:2] in ("40", "08") or sqlstate.startswith("57P0") or (is_lost and not sqlstate)
+    return (
+        sqlstate[:2] in ("40", "08") or sqlstate == "0A000" or sqlstate.startswith("57P0") or (is_lost and not sqlstate)
+    )
 
 
 @asynccontextmanager
@@ -286,6 +302,7 @@ async def open_postgres(
     new_id: NewId,
     clock: Callable[[], Millis] | None = None,
     deadlines: Deadlines = DEADLINES,
+    telemetry: Telemetry = OFF,
 ) -> AsyncIterator[SqlStorage]:
     """The storage there. Its schema is left as it is: see `Storage.check`.
 
@@ -297,7 +314,7 @@ async def open_postgres(
         except StorageUnavailable as error:
             _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
         hints = PostgresHints(url.connect, database, new_id)
-        storage = SqlStorage(database, policy, new_id, hints)
+        storage = SqlStorage(database, policy, new_id, hints, telemetry)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(storage.accepts.run, name="storage: accepts")
             tasks.start_soon(hints.run, name="storage: hints")

@@ -70,6 +70,17 @@ class Waiting(Struct, frozen=True):
         return Waiting(self.count - other.count, self.size_bytes - other.size_bytes)
 
 
+class Queue(Struct, frozen=True):
+    """How the queue stands, of all projects."""
+
+    counts: dict[Status, int]
+    """Of what is scheduled, queued, sending, in doubt, held."""
+    size_bytes: int
+    """Of all of these but what is held."""
+    oldest_due_at: Millis | None
+    """Since when the longest waiting email has been due; None: none is due."""
+
+
 class BatchItem(Struct, frozen=True, omit_defaults=True):
     """What became of one email of a batch: it was accepted, or there is a problem with it, as the caller is told."""
 
@@ -106,6 +117,8 @@ class Swept(Struct, frozen=True):
 
     lapsed: int = 0
     expired: int = 0
+    searched: int = 0
+    """In doubt for as long as they were to be."""
     more: bool = False
 
 
@@ -144,6 +157,16 @@ class Page(Struct, frozen=True):
 
     emails: tuple["StoredEmail", ...]
     more: bool
+
+
+class Many(Struct, frozen=True):
+    """What became of a batch of emails that a filter fits."""
+
+    changed: int
+    skipped: int
+    """They fit, but it could not be done to them."""
+    last: EmailId | None
+    """The oldest of them, if there may be more that are older still."""
 
 
 class StoredEmail(Struct, frozen=True, kw_only=True):

@@ -4,8 +4,9 @@ A kind of database adds only how a write transaction begins, what time it is, an
 (`hes.storage.database`).
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +20,6 @@ from hes.model import (
     Address,
     AttemptId,
     Decision,
-    Email,
     EmailId,
     Ended,
     Evidence,
@@ -35,9 +35,11 @@ from hes.policy import Policy, holds_lease
 from hes.routing import Given
 from hes.storage import accepting, accounts, book, cluster, retention, tables
 from hes.storage.accounts import Quotas, QuotaTaken
-from hes.storage.batches import Insert, padded
+from hes.storage.batches import Insert
 from hes.storage.claiming import Claim
+from hes.storage.contents import contents, decode_email
 from hes.storage.database import Database
+from hes.storage.event_store import EventStore
 from hes.storage.groups import GroupCommit
 from hes.storage.hints import Hints, NoHints
 from hes.storage.keys import KeyStore
@@ -49,9 +51,11 @@ from hes.storage.records import (
     IdempotencyKey,
     Leases,
     ListQuery,
+    Many,
     NewEmail,
     Page,
     Presence,
+    Queue,
     Settled,
     StoredEmail,
     Swept,
@@ -59,19 +63,26 @@ from hes.storage.records import (
     Waiting,
     leased,
 )
+from hes.storage.search_store import SearchStore
+from hes.telemetry import names
+from hes.telemetry.names import Metric
+from hes.telemetry.telemetry import OFF, Telemetry, Values, note
 
 T = TypeVar("T")
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
 
-_decode_email = msgspec.json.Decoder(Email).decode
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
+CANCELLABLE = frozenset({Status.DRAFT, Status.SCHEDULED, Status.QUEUED})
+RESOLVABLE = frozenset({Status.HELD, Status.IN_DOUBT})
+"""Which of those that a filter fits are looked at."""
+
+EVENT_KEPT_MS = 7 * 24 * 3600 * 1000
+"""For how long a provider's event is known again. They repeat one for a day at most."""
+
 _log = logging.getLogger("hes.storage")
 
-_select_content = sa.select(tables.emails.c.id, tables.emails.c.content).where(
-    tables.emails.c.id.in_(sa.bindparam("email_ids", expanding=True)), tables.emails.c.content.is_not(None)
-)
 _select_lapsed = (
     sa.select(tables.deliveries.c.email_id, tables.deliveries.c.attempt_id)
     .where(sa.text(tables.IS_LEASED), tables.deliveries.c.lease_ends_at <= sa.bindparam("now"))
@@ -86,6 +97,13 @@ _select_expired = (
     .limit(BATCH)
     .with_for_update(skip_locked=True)
 )
+_select_searched = (
+    sa.select(tables.deliveries.c.email_id)
+    .where(sa.text(tables.IS_IN_DOUBT), tables.deliveries.c.due_at <= sa.bindparam("now"))
+    .order_by(tables.deliveries.c.due_at)
+    .limit(BATCH)
+    .with_for_update(skip_locked=True)
+)
 
 
 class SqlStorage:
@@ -94,16 +112,26 @@ class SqlStorage:
     `accepts.run` must run beside it for as long as it is used.
     """
 
-    def __init__(self, database: Database, policy: Policy, new_id: NewId, hints: Hints | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        policy: Policy,
+        new_id: NewId,
+        hints: Hints | None = None,
+        telemetry: Telemetry = OFF,
+    ) -> None:
         """`hints`: to other processes over the same database; None: there are none."""
         self.is_shared = hints is not None
         self.hints: Hints = hints or NoHints()
         self._database = database
         self._policy = policy
         self._new_id = new_id
+        self._telemetry = telemetry
         self.node_id = new_id()
         """Of this process."""
         self.keys = KeyStore(database, new_id)
+        self.searches = SearchStore(database, policy, new_id)
+        self.inbox = EventStore(database, policy, new_id)
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
@@ -111,16 +139,30 @@ class SqlStorage:
         self._unknown: list[Ended] = []
         """What a claim has leased, or not: nobody knows what became of its COMMIT, so nobody has it in hand."""
 
+    def vitals(self) -> Iterator[tuple[Metric, Values]]:
+        """How the pool and the group commit stand, for the gauges."""
+        used, idle, most = self._database.connections()
+        of_pool = {names.POOL: self._database.name}
+        by_state = (("used", used), ("idle", idle))
+        yield names.CONNECTIONS, [(n, {**of_pool, names.CONNECTION_STATE: state}) for state, n in by_state]
+        yield names.CONNECTIONS_MAX, [(most, of_pool)]
+        yield names.COMMITS, [(self.accepts.waiting, {})]
+
     # --- accepting -----------------------------------------------------------------------------------------------
 
     async def accept(self, new: NewEmail) -> Accepted:
-        return await self.accepts.submit(new)
+        accepted = await self.accepts.submit(new)
+        note(names.EMAIL, accepted.id)
+        _log.debug("email %s is accepted: %s", accepted.id, accepted.status)
+        return accepted
 
     async def _accept_group(self, group: Sequence[NewEmail]) -> list[Accepted | Exception]:
         def work(connection: sa.Connection, now: Millis) -> list[Accepted | Exception]:
             return accepting.write(connection, now, group, self._new_id)
 
-        return await self._database.write(work)
+        with self._telemetry.batch("accept") as batch:
+            batch.holds([new.email.trace for new in group])
+            return await self._database.write(work)
 
     async def accept_batch(
         self, project: str, items: Sequence[NewEmail | BatchItem], key: IdempotencyKey | None
@@ -128,7 +170,13 @@ class SqlStorage:
         def work(connection: sa.Connection, now: Millis) -> list[BatchItem]:
             return accepting.write_batch(connection, now, project, items, key, self._new_id)
 
-        return await self._database.write(work)
+        with self._telemetry.batch("accept") as batch:
+            batch.holds([item.email.trace for item in items if isinstance(item, NewEmail)])
+            results = await self._database.write(work)
+        count = sum(result.accepted is not None for result in results)
+        note(names.MESSAGES, count)
+        _log.debug("%d emails of a batch of %d are accepted", count, len(items))
+        return results
 
     async def first_answer(self, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
         def work(connection: sa.Connection, now: Millis) -> T | None:
@@ -138,6 +186,9 @@ class SqlStorage:
 
     async def waiting(self) -> Waiting:
         return await self._database.read(lambda connection, _: book.waiting(connection))
+
+    async def queue(self) -> Queue:
+        return await self._database.read(book.queue)
 
     # --- leasing -------------------------------------------------------------------------------------------------
 
@@ -162,7 +213,7 @@ class SqlStorage:
                 if not given:
                     return Leases(more=due.more_lanes and given is not None)
                 email_ids = [one.delivery.email_id for one in given]
-                emails = _contents(connection, email_ids)
+                emails = contents(connection, email_ids)
                 if len(emails) == len(email_ids):
                     break
                 self._unreadable.update(set(email_ids) - emails.keys())
@@ -177,14 +228,18 @@ class SqlStorage:
             quotas.take(one.provider for one in given)
             return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
 
-        while True:
-            try:
-                return await self._database.write(work)
-            except QuotaTaken as error:
-                _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
-            except CommitUnknown:
-                self._unknown += [_not_tried(leased, began) for leased in items]
-                raise
+        with self._telemetry.batch("lease") as batch:
+            while True:
+                try:
+                    leases = await self._database.write(work)
+                except QuotaTaken as error:
+                    _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
+                except CommitUnknown:
+                    self._unknown += [_not_tried(leased, began) for leased in items]
+                    raise
+                else:
+                    batch.holds([leased.email.trace for leased in leases.items])
+                    return leases
 
     async def _give_back_unknown(self) -> None:
         """Else it would stay leased, and its lapse would be told as a doubt that nobody has."""
@@ -221,7 +276,9 @@ class SqlStorage:
             ledger.write(connection, self._new_id)
             return Settled(tuple(lost), tuple(verdicts))
 
-        return await self._database.write(work)
+        with self._telemetry.batch("settle") as batch:
+            batch.holds([one.trace for one in ended])
+            return await self._database.write(work)
 
     async def evidence(self, proofs: Sequence[Evidence]) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
@@ -246,7 +303,11 @@ class SqlStorage:
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         await self._give_back_unknown()
-        return await self._sweep(_select_lapsed, held)
+        with self._telemetry.batch("sweep"):
+            swept = await self._sweep(_select_lapsed, held)
+        self._telemetry.count(names.LAPSED, swept.lapsed)
+        self._telemetry.count(names.EXPIRED, swept.expired)
+        return swept
 
     async def recover(self) -> int:
         """Lapse every lease, however long it would still run. Only for who can prove that their holders are dead."""
@@ -266,15 +327,20 @@ class SqlStorage:
             leased = connection.execute(select_leased, most).all()
             lapsed = [email_id for email_id, attempt_id in leased if attempt_id not in held][:BATCH]
             expired = connection.execute(_select_expired, {"now": now}).scalars().all()
-            ledger = load(connection, (EmailId(i) for i in (*lapsed, *expired)))
+            searched = connection.execute(_select_searched, {"now": now}).scalars().all()
+            ledger = load(connection, (EmailId(i) for i in (*lapsed, *expired, *searched)))
             for email_id in lapsed:
                 if (case := ledger.case(EmailId(email_id))) is not None and case.delivery.status is Status.SENDING:
                     ledger.change(self._policy.lapse(case, now))
             for email_id in expired:
                 if (case := ledger.case(EmailId(email_id))) is not None:
                     ledger.change(interventions.expire(case, now))
+            for email_id in searched:
+                if (case := ledger.case(EmailId(email_id))) is not None:
+                    ledger.change(self._policy.search_over(case, now))
             ledger.write(connection, self._new_id)
-            return Swept(len(lapsed), len(expired), more=BATCH in (len(lapsed), len(expired)))
+            counts = (len(lapsed), len(expired), len(searched))
+            return Swept(*counts, more=BATCH in counts)
 
         return await self._database.write(work)
 
@@ -336,6 +402,41 @@ class SqlStorage:
 
         await self._decide(project, email_id, decide)
 
+    async def cancel_many(self, project: str, query: ListQuery) -> Many:
+        return await self._decide_many(project, query, CANCELLABLE, interventions.cancel)
+
+    async def resolve_many(self, project: str, query: ListQuery, decision: Decision, by: str) -> Many:
+        return await self._decide_many(
+            project,
+            query,
+            RESOLVABLE,
+            lambda case, now: interventions.resolve(case, decision, now, by),
+            needs_content=decision is Decision.RESEND,
+        )
+
+    async def _decide_many(
+        self,
+        project: str,
+        query: ListQuery,
+        statuses: Collection[Status],
+        decide: Callable[[Case, Millis], Change | None],
+        *,
+        needs_content: bool = False,
+    ) -> Many:
+        def work(connection: sa.Connection, now: Millis) -> Many:
+            some = book.some_of(connection, project, query, statuses, with_content=needs_content)
+            ledger = load(connection, (email_id for email_id, is_fit in some if is_fit))
+            changed = 0
+            for case in ledger.cases():
+                with contextlib.suppress(WrongState):
+                    change = decide(case, now)
+                    changed += change is not None
+                    ledger.change(change)
+            ledger.write(connection, self._new_id)
+            return Many(changed, len(some) - changed, some[-1][0] if len(some) == query.limit else None)
+
+        return await self._database.write(work)
+
     async def edit(self, new: NewEmail, version: int) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
             draft = book.owned(load(connection, [new.email.id]), new.email.project, new.email.id)
@@ -364,7 +465,7 @@ class SqlStorage:
         def work(connection: sa.Connection, now: Millis) -> None:
             ledger = load(connection, [email_id])
             book.owned(ledger, project, email_id)
-            if needs_content and not _contents(connection, [email_id]):
+            if needs_content and not contents(connection, [email_id]):
                 raise WrongState("the content of this email was erased, so it can't be sent again")
             if (case := ledger.case(email_id)) is not None:
                 ledger.change(decide(case, now))
@@ -382,7 +483,7 @@ class SqlStorage:
             ids = connection.execute(on_their_way.limit(BATCH)).scalars().all()
             ledger = load(connection, (EmailId(i) for i in ids))
             for case in ledger.cases():
-                ledger.change(interventions.restore(case, now))
+                ledger.change(interventions.restore(self._policy.rules, case, now))
             ledger.write(connection, self._new_id)
             return len(ids)
 
@@ -412,7 +513,7 @@ class SqlStorage:
                 tags=_decode_tags(email["tags"]),
                 reference=email["reference"],
                 stream=email["stream"],
-                email=_decode_email(content) if content is not None else None,
+                email=decode_email(content) if content is not None else None,
                 recipients=tuple(book.recipient_of(row) for row in recipients),
                 attempts=tuple(attempt_of(row) for row in attempts),
                 events=tuple(event_of(row) for row in events),
@@ -430,17 +531,16 @@ class SqlStorage:
         await self._database.write(work)
 
     async def prune(self) -> int:
-        keys = tables.idempotency.c
+        keys, events, searches = tables.idempotency.c, tables.provider_events.c, tables.searches.c
 
         def work(connection: sa.Connection, now: Millis) -> int:
-            outlived = (
-                sa.select(keys.project, keys.key)
-                .where(keys.created_at <= now - accepting.KEY_LIFETIME_MS)
-                .order_by(keys.created_at)
-                .limit(BATCH)
+            old_keys = keys.created_at <= now - accepting.KEY_LIFETIME_MS
+            old_events = events.received_at <= now - EVENT_KEPT_MS
+            return (
+                _delete_some(connection, [keys.project, keys.key], old_keys)
+                + _delete_some(connection, [events.provider, events.dedup_id], old_events)
+                + _delete_some(connection, [searches.attempt_id], searches.until <= now)
             )
-            gone = sa.delete(tables.idempotency).where(sa.tuple_(keys.project, keys.key).in_(outlived))
-            return connection.execute(gone).rowcount
 
         return await self._database.write(work)
 
@@ -480,6 +580,12 @@ _select_attempts = (
 _select_events = sa.select(tables.events).where(tables.events.c.email_id == _of_email).order_by(tables.events.c.id)
 
 
+def _delete_some(connection: sa.Connection, key: Sequence[sa.Column[Any]], outlived: sa.ColumnElement[bool]) -> int:
+    """At most a batch of those rows."""
+    some = sa.select(*key).where(outlived).limit(BATCH)
+    return connection.execute(sa.delete(key[0].table).where(sa.tuple_(*key).in_(some))).rowcount
+
+
 def _not_tried(leased: Leased, now: Millis) -> Ended:
     return Ended(
         attempt_id=leased.attempt_id,
@@ -502,16 +608,3 @@ def _probe(given: Given, room: Room) -> cluster.Probe | None:
         return given.provider, ""
     domain = given.delivery.sender_domain
     return (given.provider, domain) if domain in room.probing_domains else None
-
-
-def _contents(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[EmailId, Email]:
-    """The emails that can be read. One that can't be stays where it is and is told: it must not stop the others."""
-    emails: dict[EmailId, Email] = {}
-    if not email_ids:
-        return emails
-    for email_id, content in connection.execute(_select_content, {"email_ids": padded(email_ids)}):
-        try:
-            emails[email_id] = _decode_email(content)
-        except msgspec.MsgspecError:
-            _log.exception("the stored content of email %s can't be read; it is not sent", email_id)
-    return emails

@@ -16,14 +16,14 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 import sqlalchemy as sa
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from hes.errors import ConfigError, StorageBroken, StorageError, StorageUnavailable
 from hes.ids import NewId
@@ -32,6 +32,7 @@ from hes.policy import Policy
 from hes.storage import migrations
 from hes.storage.database import Work
 from hes.storage.sql import SqlStorage
+from hes.telemetry.telemetry import OFF, Telemetry
 
 T = TypeVar("T")
 
@@ -44,7 +45,9 @@ _log = logging.getLogger("hes.storage")
 
 
 @asynccontextmanager
-async def open_sqlite(path: Path, policy: Policy, clock: Clock, new_id: NewId) -> AsyncIterator[SqlStorage]:
+async def open_sqlite(
+    path: Path, policy: Policy, clock: Clock, new_id: NewId, telemetry: Telemetry = OFF
+) -> AsyncIterator[SqlStorage]:
     """The storage in that file, its schema brought up to date, and what the process before left in flight in doubt.
 
     Raises ConfigError when another process has it open or the file can't be used.
@@ -53,7 +56,7 @@ async def open_sqlite(path: Path, policy: Policy, clock: Clock, new_id: NewId) -
         with schema(path) as connection:
             migrations.upgrade(connection)
         database = SqliteDatabase(path, clock)
-        storage = SqlStorage(database, policy, new_id)
+        storage = SqlStorage(database, policy, new_id, telemetry=telemetry)
         async with database, anyio.create_task_group() as tasks:
             tasks.start_soon(storage.accepts.run, name="storage: accepts")
             tasks.start_soon(database.end_when_broken, name="storage: broken disk")
@@ -119,6 +122,8 @@ def sync_engine(path: Path) -> sa.Engine:
 class SqliteDatabase:
     """`hes.storage.database.Database` over one file; use it as an async context manager."""
 
+    name = "sqlite"
+
     def __init__(self, path: Path, clock: Clock) -> None:
         url = sa.URL.create("sqlite+aiosqlite", database=str(path))
         self._clock = clock
@@ -138,6 +143,12 @@ class SqliteDatabase:
         with anyio.CancelScope(shield=True):
             self._writer.dispose()
             await self._reader.dispose()
+
+    def connections(self) -> tuple[int, int, int]:
+        pool = cast("QueuePool", self._reader.pool)
+        used = pool.checkedout()
+        writing = int(self._one_writer.borrowed_tokens)
+        return used + writing, pool.checkedin() + 1 - writing, READERS + 1
 
     async def write(self, work: Work[T]) -> T:
         # A whole transaction in one go in a thread: through aiosqlite it would be some forty hops between two threads,

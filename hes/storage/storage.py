@@ -10,7 +10,9 @@ from typing import Protocol
 
 from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Millis, Node, Room
 from hes.storage.hints import Hints
+from hes.storage.inbox import Inbox
 from hes.storage.records import Accepted, Leases, NewEmail, Presence, Settled, StoredEmail, Swept
+from hes.storage.searches import Searches
 
 
 class Storage(Protocol):
@@ -21,6 +23,11 @@ class Storage(Protocol):
     is_shared: bool
     """There may be other processes over it."""
     hints: Hints
+
+    @property
+    def searches(self) -> Searches: ...
+    @property
+    def inbox(self) -> Inbox: ...
 
     async def accept(self, new: NewEmail) -> Accepted:
         """Commit the email, its delivery (due now), its timeline and its idempotency key, in one transaction.
@@ -91,7 +98,9 @@ class Storage(Protocol):
         ...
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
-        """Turn lapsed leases into doubt and end what has expired: at most 500 each, in one transaction.
+        """Turn lapsed leases into doubt, end what has expired, and what was in doubt for as long as it is to be.
+
+        At most 500 each, in one transaction.
 
         `held`: attempts that are in this process's hands. Their outcomes are known here or will be, so however late
         it is, their leases do not lapse here.
@@ -128,7 +137,10 @@ class Storage(Protocol):
         ...
 
     async def prune(self) -> int:
-        """Forget idempotency keys older than 24 hours, at most 500. Returns how many."""
+        """Forget idempotency keys older than 24 hours, old events of providers, searches that are over.
+
+        At most 500 each. Returns how many.
+        """
         ...
 
     async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:

@@ -20,6 +20,8 @@ HAS_CONTENT = "content IS NOT NULL"
 CAN_EXPIRE = "status IN ('scheduled', 'queued', 'in_doubt')"
 IS_ASIDE = "status IN ('draft', 'scheduled', 'in_doubt', 'held', 'failed', 'cancelled', 'bounced', 'complained')"
 """What people look for among millions that went well."""
+IS_IN_DOUBT = "status = 'in_doubt'"
+IS_WAITING_EVENT = "due_at IS NOT NULL"
 
 
 _HOT = {
@@ -92,6 +94,7 @@ deliveries = sa.Table(
     # The last two are for counting what waits without a look at the rows (SQLite wants the condition's column as well).
     _partial("deliveries_expiring", ["expires_at", "status", "size_bytes"], CAN_EXPIRE),
     _partial("deliveries_aside", ["project", "status", "email_id"], IS_ASIDE),
+    _partial("deliveries_in_doubt", ["due_at"], IS_IN_DOUBT),
     sqlite_with_rowid=False,
     postgresql_with=_HOT,
 )
@@ -130,6 +133,24 @@ attempts = sa.Table(
     postgresql_with=_OFTEN,
 )
 
+searches = sa.Table(
+    "searches",
+    metadata,
+    sa.Column("attempt_id", Text, primary_key=True),
+    sa.Column("email_id", Text, nullable=False),
+    sa.Column("provider", Text, nullable=False),
+    sa.Column("next_at", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("lease", Text),
+    sa.Column("asked", sa.Integer, nullable=False),
+    sa.Column("lost", sa.Integer, nullable=False),
+    sa.Column("told", Text, nullable=False),
+    sa.Index("searches_due", "provider", "next_at"),
+    sa.Index("searches_until", "until"),
+    sqlite_with_rowid=False,
+    postgresql_with=_OFTEN,
+)
+
 events = sa.Table(
     "events",
     metadata,
@@ -141,6 +162,21 @@ events = sa.Table(
     sa.Column("recipient", Text),
     sa.Column("data", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+provider_events = sa.Table(
+    "provider_events",
+    metadata,
+    sa.Column("provider", Text, primary_key=True),
+    sa.Column("dedup_id", Text, primary_key=True),
+    sa.Column("received_at", sa.BigInteger, nullable=False),
+    sa.Column("vendor_type", Text, nullable=False),
+    sa.Column("event", Text),  # hes.reports.ProviderEvent as JSON; NULL once it stands in a timeline
+    sa.Column("due_at", sa.BigInteger),  # when its email is looked for again; NULL: not any more
+    sa.Index("provider_events_received_at", "received_at"),
+    _partial("provider_events_waiting", ["due_at"], IS_WAITING_EVENT),
+    sqlite_with_rowid=False,
+    postgresql_with=_OFTEN,
 )
 
 idempotency = sa.Table(

@@ -1,16 +1,18 @@
 """What the handlers work with: one object, made by `hes.app`, handed to each of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
 from msgspec import Struct
 
 from hes.errors import Overloaded
-from hes.model import Clock, OnDoubt, ProviderStatus
+from hes.model import Clock, Millis, OnDoubt, ProviderStatus
 from hes.storage.email_book import EmailBook
+from hes.storage.inbox import Inbox
 from hes.storage.key_records import Keys
 from hes.storage.storage import Storage
+from hes.told import Told
 from hes.web.auth import Authenticator
 from hes.web.backlog import Backlog
 from hes.web.throttle import Rates
@@ -54,6 +56,10 @@ class Gates(Protocol):
     async def reset(self, name: str, by: str) -> None: ...
 
 
+ReadHook = Callable[[Mapping[str, str], bytes, Millis], Told]
+"""Headers, the body as it came, and the time. Raises CallerError if it is not the provider's word, ConfigError."""
+
+
 class Desk(Struct, frozen=True, kw_only=True):
     """Parts, and the settings that hold where the caller says nothing."""
 
@@ -61,6 +67,9 @@ class Desk(Struct, frozen=True, kw_only=True):
     emails: EmailBook
     authenticator: Authenticator
     keys: Keys
+    inbox: Inbox
+    hooks: Mapping[str, ReadHook]
+    """By the name of the provider whose events are taken."""
     rates: Rates
     backlog: Backlog
     readiness: Readiness

@@ -36,7 +36,7 @@ from hes.errors import (
 from hes.web.email_request import NOT_BUILT, EmailRequest
 from hes.web.key_request import KeyRequest
 from hes.web.problems import MEDIA_TYPE, Problem, problem_of, unavailable
-from hes.web.requests import ResolveRequest, SendRequest
+from hes.web.requests import CancelManyRequest, ResolveManyRequest, ResolveRequest, SendRequest
 from hes.web.views import AcceptedView, EmailView, Health
 
 _TITLES = {
@@ -116,6 +116,11 @@ _BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "resolveEmail": ("ResolveRequest", {"resend": {"decision": "resend"}, "sent": {"decision": "sent"}}),
+    "resolveEmails": (
+        "ResolveManyRequest",
+        {"held": {"decision": "resend", "filter": {"status": "held", "provider": "sendgrid"}}},
+    ),
+    "cancelEmails": ("CancelManyRequest", {"tag": {"filter": {"tag": "campaign:spring"}}}),
     "createKey": ("KeyRequest", {"full": _KEY, "test": {"name": "try it", "test": True}}),
 }
 _IDEMPOTENCY_KEY = {
@@ -178,9 +183,9 @@ _PARAMETERS: dict[str, list[dict[str, Any]]] = {
 _OPTIONAL_BODIES = {"sendEmailAgain"}
 
 
-def problems(*statuses: int) -> dict[int, ResponseSpec]:
+def problems(*statuses: int, needs_key: bool = True) -> dict[int, ResponseSpec]:
     """The error answers of one operation. Where a key is asked for, there may be too many wrong ones."""
-    statuses = tuple(sorted({*statuses, 429})) if 401 in statuses else statuses
+    statuses = tuple(sorted({*statuses, 429})) if 401 in statuses and needs_key else statuses
     return {
         status: ResponseSpec(Problem, description=_TITLES[status], media_type=MEDIA_TYPE, generate_examples=False)
         for status in statuses
@@ -219,7 +224,8 @@ def _config() -> OpenAPIConfig:
 
 
 def _schemas() -> dict[str, Any]:
-    types = [EmailRequest, SendRequest, ResolveRequest, KeyRequest, AcceptedView, EmailView, Health, Problem]
+    bodies = [EmailRequest, SendRequest, ResolveRequest, ResolveManyRequest, CancelManyRequest, KeyRequest]
+    types = [*bodies, AcceptedView, EmailView, Health, Problem]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     email = schemas["EmailRequest"]
     items = {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"$ref": "#/components/schemas/EmailRequest"}}

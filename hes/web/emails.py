@@ -9,6 +9,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from hes.errors import Forbidden
 from hes.model import Email, EmailId
 from hes.storage.records import Accepted, IdempotencyKey, NewEmail, Waiting
+from hes.telemetry.telemetry import traceparent
 from hes.web.auth import Principal, authorize
 from hes.web.body import Submission, check_email
 from hes.web.desk import Desk
@@ -94,6 +95,7 @@ def new_email(
         headers=submission.headers,
         attachments=submission.attachments,
         tags=submission.tags,
+        trace=traceparent(),
     )
     return NewEmail(
         email=email,

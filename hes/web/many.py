@@ -26,7 +26,7 @@ from hes.web.views import EmailSummary, Time, accepted_view, email_summary
 MOST_IN_BATCH = 1000
 
 _TEXTS = ("to", "from", "tag", "reference", "provider")
-_FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", *PARAMETERS)
+FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", *PARAMETERS)
 
 
 class EmailPage(Struct, frozen=True):
@@ -67,7 +67,7 @@ class BatchView(Struct, frozen=True):
 async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> EmailPage:
     principal = await authorize(desk.authenticator, request, "emails:read")
     page = await desk.emails.list(
-        principal.project, read_list_query(read_query(request.scope["query_string"], *_FILTERS))
+        principal.project, read_list_query(read_query(request.scope["query_string"], *FILTERS))
     )
     last = page.emails[-1].delivery.email_id if page.more else None
     return EmailPage([email_summary(one) for one in page.emails], cursor_behind(last) if last else None)

@@ -29,6 +29,19 @@ class ResolveRequest(Struct, frozen=True, forbid_unknown_fields=True):
     decision: Decision
 
 
+class ResolveManyRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The decision about all that the filter fits. Its fields are the list's, as texts; {} fits all."""
+
+    decision: Decision
+    filter: dict[str, str]
+
+
+class CancelManyRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which emails: the filter's fields are the list's, as texts; {} fits all."""
+
+    filter: dict[str, str]
+
+
 def require_json(headers: Headers) -> None:
     """Raises: UnsupportedType unless the body is JSON, and not compressed."""
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -148,7 +161,11 @@ def refuse_wrong(errors: list[FieldError]) -> None:
 
 def read_resolve(raw: bytes) -> Decision:
     """The body of a resolve. Raises: Unreadable, Invalid."""
-    decision = read_object(raw, "decision").get("decision")
+    return to_decision(read_object(raw, "decision").get("decision"))
+
+
+def to_decision(decision: Any) -> Decision:
+    """Raises: Invalid."""
     if decision not in list(Decision):
         message = 'must be "sent", "resend" or "failed"'
         raise Invalid(f"`decision` {message}.", [FieldError("decision", message)])

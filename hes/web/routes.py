@@ -1,5 +1,6 @@
 """All routes, and the application that serves them."""
 
+from collections.abc import Callable
 from functools import cache
 
 import msgspec
@@ -8,14 +9,17 @@ from litestar.di import Provide
 from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
+from hes.web.bulk import cancel_emails, resolve_emails
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
 from hes.web.documents import describe
 from hes.web.email import cancel_email, edit_email, erase_email, get_email, resolve_email, send_again
 from hes.web.emails import send_email
 from hes.web.health import is_alive, is_alive_by_head, is_ready, is_ready_by_head
+from hes.web.hooks import HOOK_BODY_BYTES, take_events
 from hes.web.keys import create_key, list_keys, revoke_key
 from hes.web.many import list_emails, send_batch
+from hes.web.metrics import metrics_router
 from hes.web.problems import EXCEPTION_HANDLERS
 from hes.web.providers import list_providers, pause_provider, reset_provider, resume_provider
 
@@ -23,14 +27,17 @@ SMALL_BODY_BYTES = 64 * 1024
 """What a request may carry where no email is handed in."""
 
 
-def create_web(desk: Desk, *, docs: bool = True, only_health: bool = False) -> Litestar:
+def create_web(
+    desk: Desk, *, docs: bool = True, metrics: Callable[[], bytes] | None = None, only_health: bool = False
+) -> Litestar:
     """The HTTP application. It owns nothing and starts nothing: whoever makes it has all of it running.
 
-    `only_health`: for a process that sends and does not accept.
+    `metrics`: makes the text of /metrics. `only_health`: for a process that sends and does not accept.
     """
     documents: list[ControllerRouterHandler] = [openapi_json, *([docs_router()] if docs else [])]
+    measured = [metrics_router(metrics)] if metrics is not None else []
     return Litestar(
-        [_health()] if only_health else [*_routers(desk.max_body_bytes), *documents],
+        [_health(), *measured] if only_health else [*_routers(desk.max_body_bytes), *documents, *measured],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,  # its routes would take every unknown path with a single segment; see `openapi_json`
@@ -51,6 +58,8 @@ def _routers(max_body_bytes: int) -> list[Router]:
             send_again,
             cancel_email,
             resolve_email,
+            resolve_emails,
+            cancel_emails,
             erase_email,
         ],
         tags=["emails"],
@@ -59,7 +68,8 @@ def _routers(max_body_bytes: int) -> list[Router]:
         "/v1", route_handlers=[list_providers, pause_provider, resume_provider, reset_provider], tags=["providers"]
     )
     keys = Router("/v1", route_handlers=[create_key, list_keys, revoke_key], tags=["keys"])
-    return [*(_without_options(router) for router in (v1, providers, keys)), _health()]
+    hooks = Router("/hooks", route_handlers=[take_events], request_max_body_size=HOOK_BODY_BYTES, tags=["events"])
+    return [*(_without_options(router) for router in (v1, providers, keys, hooks)), _health()]
 
 
 def _health() -> Router:

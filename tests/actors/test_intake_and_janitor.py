@@ -129,7 +129,7 @@ class Behind:
     is_behind = False
 
 
-def janitor(setup: Setup, reporter: Behind, **days: int) -> Janitor:
+def janitor(setup: Setup, reporter: Behind, keep_contents_days: int | None = None) -> Janitor:
     return Janitor(
         setup.queue,  # type: ignore[arg-type]  # only sweeps and prunes
         reporter,  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def janitor(setup: Setup, reporter: Behind, **days: int) -> Janitor:
         lease_seconds=30,
         monotonic=anyio.current_time,
         rng=random.Random(1),
-        **days,
+        keep_contents_days=keep_contents_days,
     )
 
 

@@ -61,6 +61,7 @@ class Setup:
             self.mailbox,
             {"p": self.sender},  # type: ignore[dict-item]
             self.trouble,
+            monotonic=anyio.current_time,
             wake=self._wake,
         )
 

@@ -80,6 +80,29 @@ def test_what_is_to_become_of_it(words: list[str], asked: tuple[str, str, bytes]
     assert (stub.asked[0].method, stub.asked[0].path, stub.asked[0].body) == asked
 
 
+def test_one_word_on_many_goes_on_until_there_are_no_more(stub: Stub, run: Run) -> None:
+    stub.answers = [
+        Told(200, {"changed": 9_990, "skipped": 10, "next_cursor": "c1"}),
+        Told(200, {"changed": 5, "skipped": 0, "next_cursor": None}),
+    ]
+    ran = run("emails", "resolve", "--status", "held", "failed")
+    assert ran.out == "9995 changed  10 fit but could not be changed\n"
+    assert [asked.json() for asked in stub.asked] == [
+        {"decision": "failed", "filter": {"status": "held"}},
+        {"decision": "failed", "filter": {"status": "held", "cursor": "c1"}},
+    ]
+    stub.answers = [Told(200, {"changed": 1, "skipped": 0, "next_cursor": None})]
+    assert run("emails", "cancel", "--tag", "a:b", "--json").json() == {"changed": 1, "skipped": 0}
+
+
+@pytest.mark.parametrize(
+    "words", [["cancel"], ["resolve", "sent"], ["cancel", ID, "--status", "held"], ["resolve", "", "sent"]]
+)
+def test_all_emails_are_never_meant_by_mistake(words: list[str], stub: Stub, run: Run) -> None:
+    assert run("emails", *words).code == 2
+    assert stub.asked == []
+
+
 def test_nothing_is_erased_without_a_word(stub: Stub, run: Run) -> None:
     stub.answers = [Told(204)]
     assert run("emails", "erase", ID).code == 1

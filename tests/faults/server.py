@@ -50,7 +50,8 @@ async def eventually(ask: Callable[[], Awaitable[T | None]], *, seconds: float =
 def environment(**settings: object) -> dict[str, str]:
     """The environment of this process with these settings (`grace_seconds=3`), and no others of HES's."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith(("HES_", "OTEL_"))}
-    ours = {f"HES_{name.upper()}": str(value) for name, value in settings.items()}
+    names = {name: name.upper() if name.startswith("otel_") else f"HES_{name.upper()}" for name in settings}
+    ours = {names[name]: str(value) for name, value in settings.items()}
     return rest | {"PYTHONPATH": str(ROOT)} | ours
 
 
@@ -142,6 +143,7 @@ def served(folder: Path, **settings: object) -> dict[str, object]:
     """Settings of a server for tests."""
     database = f"sqlite:///{folder / 'hes.db'}"
     fixed = {"database_url": database, "port": 0, "bootstrap_key": KEY, "log_format": "json", "poll_seconds": 0.2}
+    fixed["doubt_seconds"] = 0  # nothing is searched unless a test says so
     return fixed | settings
 
 

@@ -13,7 +13,8 @@ from multidict import CIMultiDict
 from hes.errors import CallerError, ConfigError
 from hes.provider_settings import Kind
 from hes.providers import REGISTRY
-from hes.providers.hook import BadEvents, BadSignature, EventKind, Told
+from hes.providers.hook import BadEvents, BadSignature
+from hes.told import EventKind, Told
 from tests.fakes.hooks import MailgunHook, Post, ResendHook, SendGridHook
 
 NOW = 1_700_000_000_000

@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from hes.providers.hook import BadSignature, EventKind, ProviderEvent
+from hes.providers.hook import BadSignature
 from hes.providers.resend_hook import read_events
+from hes.told import EventKind, ProviderEvent
 from tests.fakes.hooks import Post, ResendHook
 
 NOW = 1_700_000_000_000

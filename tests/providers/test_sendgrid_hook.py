@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hes.errors import ConfigError
-from hes.providers.hook import EventKind, ProviderEvent, Told
 from hes.providers.sendgrid_hook import read_events
+from hes.told import EventKind, ProviderEvent, Told
 from tests.fakes.hooks import SendGridHook
 
 NOW = 1_700_000_000_000

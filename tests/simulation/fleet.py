@@ -13,7 +13,8 @@ from typing import Any
 import anyio
 from msgspec import Struct
 
-from hes.app import make_operator, rules_of
+from hes.app import make_operator
+from hes.configured import rules_of
 from hes.ids import id_maker
 from hes.mailer import Mailer
 from hes.model import Address, Answer, AttemptId, Clock, Email, EmailId, GateStatus, OnDoubt, Outcome

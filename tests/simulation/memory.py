@@ -10,8 +10,8 @@ from itertools import chain, zip_longest
 
 from msgspec.structs import replace
 
-from hes import interventions
-from hes.case import Case, Change
+from hes import interventions, searching
+from hes.case import Case, Change, Search
 from hes.errors import KeyReused, NotFound, StorageUnavailable
 from hes.ids import NewId
 from hes.lanes import lane_of, parse, text_of
@@ -36,6 +36,7 @@ from hes.routing import Given
 from hes.storage.accepting import KEY_LIFETIME_MS, first_events, new_delivery
 from hes.storage.cluster import PRESENT_MS
 from hes.storage.hints import Hints, NoHints
+from hes.storage.inbox import Taken
 from hes.storage.records import (
     Accepted,
     Leases,
@@ -48,6 +49,9 @@ from hes.storage.records import (
     Verdict,
     leased,
 )
+from hes.storage.search_store import ask, claimed, proof_of, put_back
+from hes.storage.searches import Asked, Asking
+from hes.told import Told
 
 BATCH = 500
 DAY_MS = 24 * 3600 * 1000
@@ -82,6 +86,24 @@ class MemoryStorage:
         self._nodes: dict[str, Node] = {}
         self._given: Counter[tuple[str, int]] = Counter()
         self._keys: dict[tuple[str, str], tuple[bytes, Accepted]] = {}
+        self.searching: dict[AttemptId, Search] = {}
+
+    @property
+    def searches(self) -> "MemoryStorage":
+        """Itself: the verbs of both."""
+        return self
+
+    @property
+    def inbox(self) -> "MemoryStorage":
+        return self
+
+    async def take(self, provider: str, told: Told) -> Taken:
+        raise NotImplementedError
+
+    async def match(self) -> int:
+        """Nothing ever waits here: only databases take events in."""
+        self._reach()
+        return 0
 
     @property
     def is_busy(self) -> bool:
@@ -103,6 +125,8 @@ class MemoryStorage:
         self.cases[email_id] = case.after(change)
         self._place(case.delivery, change.delivery)
         self.events[email_id] += [(self._new_id(), event) for event in change.events]
+        if change.search is not None:
+            self.searching.setdefault(change.search.attempt_id, change.search)
 
     def _place(self, before: Delivery | None, after: Delivery) -> None:
         """Keep the lanes and the list of what is alive."""
@@ -281,7 +305,55 @@ class MemoryStorage:
             ) is not None and expired < BATCH:
                 self._apply(change)
                 expired += 1
-        return Swept(len(lapsed[:BATCH]), expired, more=BATCH in (len(lapsed[:BATCH]), expired))
+        searched = [case.delivery.email_id for case in cases if self._policy.search_over(self._now(case), now)]
+        for email_id in searched[:BATCH]:
+            self._apply(self._policy.search_over(self.cases[email_id], now))
+        counts = (len(lapsed[:BATCH]), expired, len(searched[:BATCH]))
+        return Swept(*counts, more=BATCH in counts)
+
+    def _now(self, case: Case) -> Case:
+        """As it stands by now."""
+        return self.cases[case.delivery.email_id]
+
+    async def claim(self, hands: Mapping[str, int], may_replay: Mapping[str, bool]) -> list[Asking]:
+        now = self._reach()
+        asking = []
+        for provider, most in sorted(hands.items()):
+            due = [s for s in self.searching.values() if s.provider == provider and s.next_at <= now]
+            for search in sorted(due, key=lambda s: s.next_at)[:most]:
+                case = self.cases[search.email_id]
+                next_ = ask(self._policy, case, search, now, may_replay=may_replay.get(provider, True))
+                attempt = case.attempt(search.attempt_id)
+                if isinstance(next_, int):
+                    self.searching[search.attempt_id] = replace(search, next_at=next_, lease=None)
+                elif next_ is None or attempt is None:
+                    del self.searching[search.attempt_id]
+                else:
+                    until = now + round(self._policy.rules.lease_seconds * 1000)
+                    taken = self.searching[search.attempt_id] = claimed(search, self._new_id(), until)
+                    asking.append(
+                        Asking(
+                            search=taken,
+                            way=next_.way,
+                            seconds=next_.seconds,
+                            email=self.emails[search.email_id][0].email,
+                            started_at=attempt.started_at,
+                            render_version=attempt.render_version,
+                        )
+                    )
+        return asking
+
+    async def answer(self, asked: Asked) -> None:
+        now = self._reach()
+        search = asked.search
+        case = self.cases[search.email_id]
+        if asked.accepted:
+            self._apply(self._policy.evidence(case, proof_of(asked), now))
+            self.searching.pop(search.attempt_id, None)
+        elif (known := self.searching.get(search.attempt_id)) is not None and known.lease == search.lease:
+            told = searching.answered(case, search, asked.way, asked.answer, asked.detail, now)
+            self.events[search.email_id] += [(self._new_id(), event) for event in told]
+            self.searching[search.attempt_id] = put_back(case, asked, now)
 
     async def cancel(self, project: str, email_id: EmailId) -> None:
         self._decide(project, email_id, interventions.cancel)
@@ -334,7 +406,10 @@ class MemoryStorage:
         outlived = [k for k, (_, first) in self._keys.items() if first.created_at <= now - KEY_LIFETIME_MS]
         for key in outlived[:BATCH]:
             del self._keys[key]
-        return len(outlived[:BATCH])
+        over = [attempt_id for attempt_id, search in self.searching.items() if search.until <= now]
+        for attempt_id in over[:BATCH]:
+            del self.searching[attempt_id]
+        return len(outlived[:BATCH]) + len(over[:BATCH])
 
     async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:
         now = self._reach()

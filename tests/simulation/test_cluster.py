@@ -78,6 +78,7 @@ class Peer:
             here=node,
             set_clock=clock.set,
             share=self.mailer.share,
+            monotonic=anyio.current_time,
             rng=fleet.rng,
         )
         self.operator = make_operator(fleet.settings, storage, node, clock)

@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from hes import searching
 from hes.case import Case, Change
 from hes.model import Delivery, Ended, OnDoubt, Room
 from hes.policy import NOBODY_IS_SHUT, Policy
-from tests.simulation import virtual_time
+from hes.storage.search_store import claimed
+from tests.simulation import memory, virtual_time
 from tests.simulation.world import Violation, World
 
 HAPPENINGS = 150
@@ -51,11 +53,21 @@ def test_the_same_seed_makes_the_same_steps() -> None:
 def test_the_world_is_stormy_enough_to_mean_something() -> None:
     """What the invariants are about does happen: doubts, evidence, poison, copies, lost leases."""
     wanted = {"in_doubt", "resolved", "duplicate", "not_tried", "failed_over"}
-    wanted |= {"doubt", "expired_in_doubt", "rejected_after_doubt", "poison", "operator", "expired", "rejected"}
+    sources = {"replay", "look-up", "event", "late outcome"}
+    wanted |= sources | {
+        "doubt",
+        "expired_in_doubt",
+        "rejected_after_doubt",
+        "poison",
+        "operator",
+        "expired",
+        "rejected",
+    }
     for seed in range(200):  # far fewer do, but what three crashes make of an email is rare
         world = simulate(seed, 300)
         wanted -= {event.type.value for events in world.storage.events.values() for _, event in events}
         wanted -= {str(case.delivery.reason) for case in world.storage.cases.values()}
+        wanted -= {str(event.data.get("source")) for events in world.storage.events.values() for _, event in events}
         if not wanted:
             return
     assert wanted == set()
@@ -85,6 +97,18 @@ class ResendsUnderHold(Policy):
         told = replace(delivery, on_doubt=OnDoubt.RESEND)
         change = super()._search_over(told, *args, **kwargs)  # type: ignore[arg-type]
         return replace(change, delivery=replace(change.delivery, on_doubt=delivery.on_doubt))
+
+
+def test_a_replay_of_just_any_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "_may_replay", lambda *_: True)
+    with pytest.raises(Violation):
+        simulate_until_caught(Policy)
+
+
+def test_a_question_without_a_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "claimed", lambda search, lease, _: claimed(search, lease, search.next_at))
+    with pytest.raises(Violation):
+        simulate_until_caught(Policy)
 
 
 def simulate_until_caught(mutant: type[Policy]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import anyio
 import anyio.abc
 from msgspec import Struct
+from msgspec.structs import replace
 
-from hes.app import rules_of
-from hes.case import Case
+from hes.case import Case, Means
+from hes.configured import rules_of
 from hes.errors import StorageUnavailable, WrongState
 from hes.ids import id_maker
 from hes.mailer import Mailer
@@ -39,14 +40,22 @@ from hes.model import (
 )
 from hes.policy import Policy
 from hes.provider_settings import Kind, ProviderSettings
+from hes.providers.finding import Doubt, Finding, Found
 from hes.settings import Settings
 from hes.storage.hints import NoHints
 from hes.storage.records import Leases, NewEmail, Settled, Swept
+from hes.storage.searches import Asked, Asking
 from tests.simulation.memory import LIVE, MemoryStorage
 
 LEASE_SECONDS = 30.0
 HANDS = 4
 START = 1_800_000_000_000
+DOUBT_SECONDS = 5.0
+REPLAY_SECONDS, LOOK_UP_SECONDS = 60.0, 300.0
+MEANS = {
+    "a": Means(doubt_seconds=DOUBT_SECONDS, replay_seconds=REPLAY_SECONDS),
+    "b": Means(doubt_seconds=DOUBT_SECONDS, look_up_seconds=LOOK_UP_SECONDS),
+}
 
 MAY_MOVE = {
     (Status.QUEUED, Status.SENDING),
@@ -132,6 +141,31 @@ class SimulatedProvider:
             return Answer(outcome=Outcome.IN_DOUBT, detail=end)
         return Answer(outcome=Outcome(end), retry_after_seconds=2.0 if end == "throttled" else None)
 
+    async def replay(self, doubt: Doubt, timeout_seconds: float) -> Finding:
+        """Under its key a request is taken once, however often it is made."""
+        self._world.calls += 1
+        self._world.check_replay(self.name, doubt.email.id, doubt.attempt_id)
+        rng = self._world.rng
+        await anyio.sleep(rng.uniform(0, 0.3))
+        if (doubt.email.id, doubt.attempt_id) not in self.accepted:
+            if rng.random() < 0.3:
+                return Finding(found=Found.UNAVAILABLE, detail="away")
+            self.accepted.append((doubt.email.id, doubt.attempt_id))
+        if rng.random() < 0.3:
+            await anyio.sleep(timeout_seconds)
+            return Finding(found=Found.UNAVAILABLE, detail="lost")
+        return Finding(found=Found.ACCEPTED)
+
+    async def look_up(self, doubt: Doubt) -> Finding:
+        self._world.calls += 1
+        rng = self._world.rng
+        await anyio.sleep(rng.uniform(0, 0.3))
+        is_seen = (doubt.email.id, doubt.attempt_id) in self.accepted and rng.random() < 0.7
+        await anyio.sleep(rng.uniform(0, 0.3))  # what it saw is told later: meanwhile anything may happen
+        if rng.random() < 0.2:
+            return Finding(found=Found.UNAVAILABLE, ask_again_seconds=rng.choice([None, 5.0]))
+        return Finding(found=Found.ACCEPTED if is_seen else Found.NOTHING)
+
     def _draw(self) -> str:
         point = self._world.rng.random()
         for end in Chances.__struct_fields__:
@@ -213,6 +247,32 @@ class NodeStorage:
         await self._thread.step()
         return swept
 
+    @property
+    def searches(self) -> "NodeStorage":
+        return self
+
+    @property
+    def inbox(self) -> "NodeStorage":
+        return self
+
+    async def match(self) -> int:
+        await self._thread.step()
+        return await self._storage.match()
+
+    async def claim(self, hands: Mapping[str, int], may_replay: Mapping[str, bool]) -> list[Asking]:
+        await self._thread.step()
+        claimed = await self._storage.claim(hands, may_replay)
+        self._world.check_claimed(claimed)
+        await self._thread.step()
+        return claimed
+
+    async def answer(self, asked: Asked) -> None:
+        await self._thread.step()
+        await self._storage.answer(asked)
+        self._world.note_answer(asked)
+        self._world.check_books()
+        await self._thread.step()
+
     async def check(self) -> None:
         await self._thread.step()
         await self._storage.check()
@@ -237,6 +297,23 @@ class NodeProvider:
         answer = await self._provider.call(email, attempt_id, timeout_seconds)
         await self._thread.step()
         return answer
+
+    replay_seconds = REPLAY_SECONDS
+    look_up_seconds = LOOK_UP_SECONDS
+
+    async def replay(self, doubt: Doubt, timeout_seconds: float) -> Finding:
+        with anyio.move_on_after(timeout_seconds):
+            finding = await self._provider.replay(doubt, timeout_seconds)
+            await self._thread.step()
+            return finding
+        return Finding(found=Found.UNAVAILABLE, detail="no answer in time")
+
+    async def look_up(self, doubt: Doubt, timeout_seconds: float) -> Finding:
+        with anyio.move_on_after(timeout_seconds):
+            finding = await self._provider.look_up(doubt)
+            await self._thread.step()
+            return finding
+        return Finding(found=Found.UNAVAILABLE, detail="no answer in time")
 
     async def aclose(self) -> None: ...
 
@@ -279,13 +356,18 @@ def settings_of(*names: str, routes: Mapping[str, tuple[tuple[str, ...], ...]], 
 class World:
     """Emails, providers, processes, people and bad luck, out of one seed."""
 
-    def __init__(self, seed: int, *, nodes: int = 2, policy: type[Policy] = Policy) -> None:
+    def __init__(self, seed: int, *, nodes: int = 2, policy: type[Policy] = Policy, is_searched: bool = True) -> None:
+        """`is_searched` False: the providers can't be asked about a doubt."""
         self.rng = random.Random(seed)
         self.calls = 0
         self.settings = settings_of("a", "b", routes={"b first": (("b",), ("a",))})
         new_id = id_maker(self.clock, self.rng)
         self._new_id = new_id
-        self.storage = MemoryStorage(policy(rules_of(self.settings), self.rng), self.clock, new_id)
+        rules = replace(rules_of(self.settings), means=MEANS if is_searched else {})
+        self.storage = MemoryStorage(policy(rules, self.rng), self.clock, new_id)
+        self._is_searched = is_searched
+        self._asking: dict[AttemptId, tuple[str | None, float]] = {}
+        """Who asks about what, and until when."""
         self.providers = [SimulatedProvider(name, self) for name in ("a", "b")]
         self._node_count = nodes
         self._checked_moves = 0
@@ -484,6 +566,34 @@ class World:
                 self.broken(f"I2: handed to {provider} while attempt {earlier.number} is in flight: {case}")
             if earlier.is_open_doubt and case.delivery.on_doubt is not OnDoubt.RESEND:
                 self.broken(f"I2: handed over with an open doubt under {case.delivery.on_doubt}: {case}")
+
+    def check_claimed(self, claimed: Sequence[Asking]) -> None:
+        """No question is given to two at once."""
+        now = anyio.current_time()
+        for asking in claimed:
+            attempt_id = asking.search.attempt_id
+            _, until = self._asking.get(attempt_id, (None, 0.0))
+            if until > now:
+                self.broken(f"{attempt_id} was given to two at once")
+            self._asking[attempt_id] = (asking.search.lease, now + LEASE_SECONDS - 0.001)
+
+    def note_answer(self, asked: Asked) -> None:
+        """It is nobody's any more."""
+        lease, _ = self._asking.get(asked.search.attempt_id, (None, 0.0))
+        if lease == asked.search.lease:
+            del self._asking[asked.search.attempt_id]
+
+    def check_replay(self, provider: str, email_id: EmailId, attempt_id: AttemptId) -> None:
+        """I2: a request is made again only while nothing else can have become of the email."""
+        case = self.storage.cases[email_id]
+        attempt = case.attempt(attempt_id)
+        if attempt is None or attempt.provider != provider or attempt.outcome is not Outcome.IN_DOUBT:
+            self.broken(f"I2: a replay at {provider} of what is no doubt there: {case}")
+        if self.clock() >= case.delivery.expires_at:
+            self.broken(f"expiry: a replay after the email's time: {case}")
+        is_decided = attempt is not None and attempt.resolution is not None
+        if case.attempts[-1].id != attempt_id and not is_decided:
+            self.broken(f"I2: a replay of {attempt_id} while another attempt is made: {case}")
 
     def check_leases(self, rooms: dict[str, Room], leases: Leases) -> None:
         given = Counter(leased.provider for leased in leases.items)

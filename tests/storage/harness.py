@@ -34,7 +34,7 @@ from hes.model import (
 )
 from hes.policy import Policy
 from hes.storage import migrations, tables
-from hes.storage.postgres import PostgresUrl, open_postgres, run_schema
+from hes.storage.postgres import PostgresDatabase, PostgresUrl, open_postgres, run_schema
 from hes.storage.records import IdempotencyKey, Leases, NewEmail, StoredEmail
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite, schema
@@ -295,6 +295,16 @@ async def _open_postgres(_: Path, policy: Policy, clock: Clock, new_id: NewId) -
         _urls[id(storage)] = url
         yield storage
         del _urls[id(storage)]
+
+
+@asynccontextmanager
+async def postgres_without_hints(url: str, clock: Clock) -> AsyncIterator[SqlStorage]:
+    """Where nothing else happens on its connections: hints to other processes have COMMITs of their own."""
+    async with PostgresDatabase(PostgresUrl(url), clock) as database, anyio.create_task_group() as tasks:
+        storage = SqlStorage(database, new_policy(), next_id)
+        tasks.start_soon(storage.accepts.run)
+        yield storage
+        tasks.cancel_scope.cancel()
 
 
 _urls: dict[int, str] = {}

@@ -22,7 +22,7 @@ from hes.storage.postgres import DEADLINES, Deadlines, PostgresUrl, open_postgre
 from hes.storage.records import Accepted, BatchItem, NewEmail
 from hes.storage.sql import SqlStorage
 from tests import postgres
-from tests.storage.harness import Bench, FakeClock, new_email, new_policy, next_id, rooms
+from tests.storage.harness import Bench, FakeClock, new_email, new_policy, next_id, postgres_without_hints, rooms
 
 HASTY = Deadlines(lock=0.05)
 """For those who would wait for a lock."""
@@ -214,6 +214,33 @@ async def test_a_session_that_was_ended_in_the_middle_begins_anew(bench: Bench, 
     assert work.count == 2
 
 
+async def test_statements_are_prepared_once_for_each_connection(url: str, clock: FakeClock) -> None:
+    counts: list[int] = []
+
+    def count(connection: sa.Connection, _now: int) -> None:
+        counts.append(connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one())
+
+    async with postgres_without_hints(url, clock) as storage:
+        bench = Bench(storage, clock)
+        for _ in range(3):
+            await bench.settle(await bench.leased(), Outcome.ACCEPTED)
+            await storage._database.write(count)
+    assert counts[0] > 10
+    assert counts[2] == counts[1], "the same ones again"
+
+
+async def test_a_schema_that_changes_meanwhile_is_not_noticed(
+    url: str, clock: FakeClock, shell: asyncpg.Connection
+) -> None:
+    """What was prepared before it is not valid any more."""
+    async with postgres_without_hints(url, clock) as storage:
+        bench = Bench(storage, clock)
+        await bench.settle(await bench.leased(), Outcome.ACCEPTED)
+        await shell.execute("ALTER TABLE deliveries ALTER COLUMN reason TYPE varchar")
+        await bench.settle(await bench.leased(), Outcome.ACCEPTED)
+    await shell.execute('ALTER TABLE deliveries ALTER COLUMN reason TYPE text COLLATE "C"')
+
+
 # --- at the start ----------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +288,7 @@ async def test_a_server_that_is_not_there_is_told(clock: FakeClock) -> None:
 
 async def test_a_server_that_may_lose_what_it_confirmed_is_refused(url: str, clock: FakeClock) -> None:
     options = "&options=-c%20synchronous_commit%3Doff"
-    with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, match="synchronous_commit is off"), flatten_subgroups=True):
+    with pytest.raises(ConfigError, match="synchronous_commit is off"):
         async with opened(url + options, clock):
             pass
 

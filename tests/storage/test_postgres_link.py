@@ -1,19 +1,19 @@
 """Postgres behind a link that fails: a COMMIT that is lost, a link that is cut, down or silent."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 
 import anyio
 import pytest
 
 from hes.errors import CommitUnknown, StorageUnavailable
 from hes.model import AttemptId, Leased, OnDoubt, Outcome, Status
-from hes.storage.postgres import Deadlines, PostgresDatabase, PostgresUrl
+from hes.storage.postgres import Deadlines, PostgresDatabase
 from hes.storage.records import StoredEmail
 from hes.storage.sql import SqlStorage
 from tests import postgres
 from tests.faults.link import Link, Lost, link_to
-from tests.storage.harness import Bench, FakeClock, new_email, new_policy, next_id, proof, rooms, told
+from tests.storage.harness import Bench, FakeClock, new_email, postgres_without_hints, proof, rooms, told
 from tests.storage.test_unavailable import CALLS, prepared
 
 SILENCE = Deadlines(connect=0.1, call=0.1)
@@ -28,19 +28,9 @@ async def link() -> AsyncIterator[Link]:
         yield found
 
 
-@asynccontextmanager
-async def opened(url: str, clock: FakeClock) -> AsyncIterator[SqlStorage]:
-    """A storage without hints to other processes: they have COMMITs of their own."""
-    async with PostgresDatabase(PostgresUrl(url), clock) as database, anyio.create_task_group() as tasks:
-        storage = SqlStorage(database, new_policy(), next_id)
-        tasks.start_soon(storage.accepts.run)
-        yield storage
-        tasks.cancel_scope.cancel()
-
-
 @pytest.fixture
 async def sql(link: Link, clock: FakeClock) -> AsyncIterator[SqlStorage]:
-    async with opened(link.url, clock) as storage:
+    async with postgres_without_hints(link.url, clock) as storage:
         yield storage
 
 
@@ -52,7 +42,7 @@ def bench(sql: SqlStorage, clock: FakeClock) -> Bench:
 @pytest.fixture
 async def untroubled(clock: FakeClock) -> AsyncIterator[Bench]:
     """Another database, without a link."""
-    async with postgres.database() as url, opened(url, clock) as storage:
+    async with postgres.database() as url, postgres_without_hints(url, clock) as storage:
         yield Bench(storage, clock)
 
 
@@ -177,7 +167,7 @@ async def test_an_unknown_lease_that_another_process_swept_is_no_doubt_in_the_en
     with impatient(sql, UNKNOWN), pytest.raises(CommitUnknown):
         await bench.lease()
     link.come_back()
-    async with opened(link.url, clock) as other:
+    async with postgres_without_hints(link.url, clock) as other:
         clock.advance(30)
         assert (await other.sweep()).lapsed == 1
     assert (await bench.status(email_id))[0] is Status.HELD

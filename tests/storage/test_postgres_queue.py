@@ -11,10 +11,11 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from hes.model import EmailId, Outcome, Reason, Status
+from hes.model import Decision, EmailId, Outcome, Reason, Status
 from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.records import ListQuery
 from hes.storage.sql import SqlStorage
+from hes.told import EventKind, ProviderEvent, Told
 from tests import postgres
 from tests.storage.harness import NOW, Bench, FakeClock, ended, new_policy, next_id, rooms
 
@@ -94,7 +95,22 @@ def listing(**query: Any) -> Call:
     return lambda bench: bench.storage.list("shop", ListQuery(**query))
 
 
+async def take_events(bench: Bench) -> None:
+    """One with our ids, one of which only the provider's is known."""
+    known: dict[str, Any] = {"kind": EventKind.DELIVERED, "vendor_type": "delivered", "at": NOW}
+    ours = ProviderEvent(dedup_id="1", hes_id=SOMEBODY, hes_attempt="a1", **known)
+    theirs = ProviderEvent(dedup_id="2", recipient="77777@example.net", provider_message_id="m1", **known)
+    assert (await bench.storage.inbox.take("a", Told((ours, theirs)))).new == 2
+
+
 CALLS: dict[str, Call] = {
+    "claim searches": lambda bench: bench.storage.searches.claim({"a": 9}, {}),
+    "take events": take_events,
+    "match events": lambda bench: bench.storage.inbox.match(),
+    "cancel many": lambda bench: bench.storage.cancel_many("shop", ListQuery(reference="order 70000")),
+    "resolve many": lambda bench: bench.storage.resolve_many(
+        "shop", ListQuery(status=Status.HELD), Decision.FAILED, "ann"
+    ),
     "accept": lambda bench: bench.accept_many(50, key="a key"),
     "lease and settle": lease_and_settle,
     "sweep": lambda bench: bench.storage.sweep(),

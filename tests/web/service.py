@@ -30,16 +30,18 @@ from hes.model import (
     Room,
 )
 from hes.policy import Policy
+from hes.providers import mailgun_hook
 from hes.storage import tables
 from hes.storage.records import Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
-from hes.web.desk import Budget, Desk, Readiness
+from hes.web.desk import Budget, Desk, ReadHook, Readiness
 from hes.web.problems import MEDIA_TYPE
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
+from tests.fakes.hooks import MailgunHook
 
 KEY = "bootstrap-key-of-more-than-32-characters"
 LEAST = {"from": "shop@example.com", "to": "ann@example.org", "subject": "Hello", "text": "Hello"}
@@ -100,6 +102,12 @@ def a_status(name: str, state: GateState, **fields: Any) -> GateStatus:
     return GateStatus(name=name, state=state, **(known | fields))
 
 
+MAILGUN_HOOK = MailgunHook()
+HOOKS: dict[str, ReadHook] = {
+    "one": lambda headers, body, at: mailgun_hook.read_events(headers, body, MAILGUN_HOOK.secret, at)
+}
+
+
 class Service:
     """What a test needs of HES."""
 
@@ -113,6 +121,8 @@ class Service:
             emails=storage,
             authenticator=ApiKeys(StoredKeys(storage.keys, now), WrongKeys(time.monotonic), KEY),
             keys=storage.keys,
+            inbox=storage.inbox,
+            hooks=HOOKS,
             rates=Rates(time.monotonic),
             backlog=Backlog(storage, Waiting(), time.monotonic),
             readiness=Readiness(),

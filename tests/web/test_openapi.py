@@ -10,7 +10,7 @@ import pytest
 
 from hes.model import Decision, EventType, OnDoubt, Outcome, Reason, Resolution, Status
 from hes.web.email_request import NOT_BUILT
-from hes.web.many import _FILTERS
+from hes.web.many import FILTERS
 from hes.web.paging import PARAMETERS
 from hes.web.problems import MEDIA_TYPE, Problem
 from hes.web.routes import _document
@@ -48,6 +48,8 @@ def test_every_route_is_in_it() -> None:
     assert {(path, *sorted(methods)) for path, methods in DOCUMENT["paths"].items()} == {
         ("/v1/emails", "get", "post"),
         ("/v1/emails/batch", "post"),
+        ("/v1/emails/resolve", "post"),
+        ("/v1/emails/cancel", "post"),
         ("/v1/emails/{email_id}", "delete", "get", "patch"),
         ("/v1/emails/{email_id}/send", "post"),
         ("/v1/emails/{email_id}/cancel", "post"),
@@ -58,6 +60,7 @@ def test_every_route_is_in_it() -> None:
         ("/v1/providers/{name}/pause", "post"),
         ("/v1/providers/{name}/resume", "post"),
         ("/v1/providers/{name}/reset", "post"),
+        ("/hooks/{provider_name}", "post"),
         ("/health/live", "get"),
         ("/health/ready", "get"),
     }
@@ -182,7 +185,7 @@ def test_what_needs_a_key_and_what_does_not() -> None:
     assert DOCUMENT["security"] == [{"bearer": []}, {"basic": []}]
     assert set(DOCUMENT["components"]["securitySchemes"]) == {"bearer", "basic"}
     assert {name for name, operation in OPERATIONS.items() if operation.get("security") == [{}]} == {
-        *("isAlive", "isReady")
+        *("isAlive", "isReady", "takeEvents")
     }
     assert all("security" not in OPERATIONS[name] for name in ("sendEmail", "getEmail"))
 
@@ -214,4 +217,4 @@ async def test_options_names_all_methods_of_a_path(hes: Service) -> None:
 
 def test_what_filters_a_list_is_told() -> None:
     assert [p["name"] for p in OPERATIONS["listKeys"]["parameters"]] == list(PARAMETERS)
-    assert [p["name"] for p in OPERATIONS["listEmails"]["parameters"]] == list(_FILTERS)
+    assert [p["name"] for p in OPERATIONS["listEmails"]["parameters"]] == list(FILTERS)

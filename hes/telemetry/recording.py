@@ -1,0 +1,449 @@
+"""Telemetry that tells: spans and metrics by the OpenTelemetry SDK, out by OTLP and to /metrics.
+
+What it costs was measured (`benchmarks/telemetry.py`): a span with its export 50 us, a histogram's value 7 us, a span
+that is not sampled 3 us. So a batch is one span and one value, and of new traces a process begins at most
+`TRACES_PER_SECOND` unless OTEL_TRACES_SAMPLER says otherwise. One that was begun is recorded to its end, in whatever
+process.
+
+A batch joins the traces of its emails. Its span is a child of the first one that is sampled and links to the others: so
+in a quiet HES each trace shows its own commits, and in a busy one nothing is recorded once per email that happened once
+per batch.
+"""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextvars import Token
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace import Span as SdkSpan
+from prometheus_client import CollectorRegistry, generate_latest
+from yarl import URL
+
+from hes.model import Leased
+from hes.telemetry import names
+from hes.telemetry.names import Metric, Span
+from hes.telemetry.telemetry import App, Current, Part, Telemetry, Values, _current
+
+TRACES_PER_SECOND = 20
+"""How many a process begins, unless OTEL_TRACES_SAMPLER says otherwise."""
+MOST_LINKS = 100
+
+_NOWHERE = Context()
+_KINDS = {
+    "server": SpanKind.SERVER,
+    "client": SpanKind.CLIENT,
+    "producer": SpanKind.PRODUCER,
+    "consumer": SpanKind.CONSUMER,
+    "internal": SpanKind.INTERNAL,
+}
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_BATCHES = {
+    "accept": (names.ACCEPT, "send"),
+    "lease": (names.LEASE, "receive"),
+    "settle": (names.SETTLE, "settle"),
+}
+NOT_TRIED = "not_tried"
+
+
+class Sparing(Sampler):
+    """A trace that is sampled goes on; of new ones and of callers' own at most so many a second begin here.
+
+    Reading has a count of its own: whoever asks again and again what became of an email must not push out the sends.
+    """
+
+    def __init__(self, per_second: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._monotonic = monotonic
+        self._left = {is_read: (per_second, monotonic()) for is_read in (False, True)}
+        self._lock = threading.Lock()
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,  # noqa: ARG002 (the SDK's signature)
+        name: str,  # noqa: ARG002
+        kind: SpanKind | None = None,
+        attributes: Any = None,
+        links: Any = None,  # noqa: ARG002
+        trace_state: Any = None,  # noqa: ARG002
+    ) -> SamplingResult:
+        parent = get_current_span(parent_context).get_span_context()
+        is_new = kind is SpanKind.SERVER or not parent.is_valid
+        wanted = parent.trace_flags.sampled or not parent.is_valid
+        is_read = (attributes or {}).get(names.METHOD) in {"GET", "HEAD"}
+        is_sampled = wanted and (not is_new or self._take(is_read=is_read))
+        decision = Decision.RECORD_AND_SAMPLE if is_sampled else Decision.DROP
+        return SamplingResult(decision, attributes if is_sampled else None, parent.trace_state)
+
+    def _take(self, *, is_read: bool) -> bool:
+        with self._lock:
+            left, at = self._left[is_read]
+            now = self._monotonic()
+            left = min(self._per_second, left + (now - at) * self._per_second)
+            self._left[is_read] = (left - 1 if left >= 1 else left), now
+            return left >= 1
+
+    def get_description(self) -> str:
+        return f"HES: at most {self._per_second:g} new traces a second"
+
+
+class Recording(Telemetry):
+    """Records with these; either may be missing."""
+
+    def __init__(
+        self,
+        tracers: TracerProvider | None,
+        meters: MeterProvider | None,
+        exposition: Callable[[], bytes] | None = None,
+    ) -> None:
+        self._tracers = tracers
+        self._meters = meters
+        self._tracer = tracers.get_tracer("hes") if tracers is not None else None
+        self._instruments: dict[str, Any] = {}
+        self._shown: dict[str, Values] = {}
+        self.has_metrics = meters is not None
+        self.exposition = exposition
+        if meters is not None:
+            self._make_instruments(meters)
+
+    def _make_instruments(self, meters: MeterProvider) -> None:
+        meter = meters.get_meter("hes")
+        for one in names.METRICS:
+            if one.kind == "counter":
+                self._instruments[one.name] = meter.create_counter(one.name, one.unit, one.help)
+            elif one.kind == "histogram":
+                self._instruments[one.name] = meter.create_histogram(
+                    one.name, one.unit, one.help, explicit_bucket_boundaries_advisory=one.buckets
+                )
+            else:
+                meter.create_observable_gauge(one.name, [self._showing(one.name)], one.unit, one.help)
+
+    def _showing(self, name: str) -> Callable[[Any], list[Observation]]:
+        return lambda _options: [Observation(value, dict(shown)) for value, shown in self._shown.get(name, ())]
+
+    # --- metrics -------------------------------------------------------------------------------------------------
+
+    def count(self, metric: Metric, amount: int = 1, **attributes: str) -> None:
+        if self.has_metrics and amount:
+            named = {getattr(names, name.upper()): value for name, value in attributes.items()}
+            self._instruments[metric.name].add(amount, named)
+
+    def record(self, metric: Metric, value: float, attributes: Mapping[str, str | int] | None = None) -> None:
+        if self.has_metrics:
+            self._instruments[metric.name].record(value, attributes)
+
+    def show(self, metric: Metric, values: Values) -> None:
+        self._shown[metric.name] = values
+
+    # --- traces --------------------------------------------------------------------------------------------------
+
+    def around(self, app: App) -> App:
+        async def recorded(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "http" or scope["path"] == "/metrics" or scope["path"].startswith("/health/"):
+                await app(scope, receive, send)
+                return
+            with _Request(self, self._tracer, scope) as request:
+
+                async def watched(message: Any) -> None:
+                    if message["type"] == "http.response.start":
+                        request.ended(message["status"])
+                    await send(message)
+
+                await app(scope, receive, watched)
+
+        return recorded
+
+    def batch(self, operation: str) -> Part:
+        return _Batch(self, self._tracer, operation)
+
+    def attempt(self, leased: Leased) -> Part:
+        return _Attempt(self, self._tracer, leased)
+
+    def close(self, within_seconds: float) -> None:
+        """What can't be exported in that time is lost: a stop must not wait for a collector that is away."""
+
+        def shut() -> None:
+            for provider in (self._tracers, self._meters):
+                if provider is not None:
+                    provider.shutdown()
+
+        closing = threading.Thread(target=shut, daemon=True)
+        closing.start()
+        closing.join(within_seconds)
+
+
+def context_of(traceparent: str) -> SpanContext | None:
+    """None: there is none, or it is malformed."""
+    found = _TRACEPARENT.fullmatch(traceparent)
+    if found is None:
+        return None
+    flags = TraceFlags(int(found[3], 16) & TraceFlags.SAMPLED)
+    return SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=flags)
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether the last bit of its flags is set."""
+    return traceparent[-1:] in set("13579bdf")
+
+
+def _below(parent: SpanContext | None) -> Context:
+    return _NOWHERE if parent is None else set_span_in_context(NonRecordingSpan(parent), _NOWHERE)
+
+
+class _Open(Current):
+    """A span that is under way; current while its block runs."""
+
+    def __init__(
+        self, tracer: Tracer, span: Span, name: str, parent: Context, attributes: dict[str, str | int]
+    ) -> None:
+        self._tracer = tracer
+        self._span = tracer.start_span(name, parent, _KINDS[span.kind], attributes)
+        context = self._span.get_span_context()
+        self.trace_id = f"{context.trace_id:032x}"
+        self.span_id = f"{context.span_id:016x}"
+        self.traceparent = f"00-{self.trace_id}-{self.span_id}-{context.trace_flags:02x}"
+        self._token: Token[Current | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.failed(kind.__name__)
+        if self._token is not None:
+            _current.reset(self._token)
+        self._span.end()
+
+    @property
+    def span(self) -> SdkSpan:
+        return self._span
+
+    def note(self, attribute: str, value: str | int) -> None:
+        self._span.set_attribute(attribute, value)
+
+    def failed(self, why: str) -> None:
+        self._span.set_attribute(names.ERROR, why)
+        self._span.set_status(StatusCode.ERROR)
+
+    def calling(self, method: str, url: URL) -> Part:
+        parent = set_span_in_context(self._span, _NOWHERE)
+        attributes: dict[str, str | int] = {
+            names.METHOD: method,
+            names.URL: str(url.with_query(None)),
+            names.ADDRESS: url.host or "",
+            names.PORT: url.port or 0,
+        }
+        return _Call(self._tracer, names.CALL, method, parent, attributes)
+
+
+class _Call(_Open):
+    """One call to a provider."""
+
+    def ended(self, outcome: object) -> None:
+        if isinstance(outcome, int):
+            self._span.set_attribute(names.STATUS_CODE, outcome)
+        if not isinstance(outcome, int) or outcome >= 400:
+            self.failed(str(outcome))
+
+
+class _Request(Part):
+    """One request, from before its route is known."""
+
+    def __init__(self, telemetry: Recording, tracer: Tracer | None, scope: Any) -> None:
+        self._telemetry = telemetry
+        self._tracer = tracer
+        self._scope = scope
+        self._span: _Open | None = None
+        self._status = 500
+        self._began = 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        if self._tracer is not None:
+            given = [value for name, value in self._scope["headers"] if name == b"traceparent"]
+            parent = context_of(given[0].decode("latin-1")) if len(given) == 1 else None
+            method = self._scope["method"]
+            attributes: dict[str, str | int] = {names.METHOD: method, names.SCHEME: self._scope["scheme"]}
+            self._span = _Open(self._tracer, names.REQUEST, method, _below(parent), attributes)
+            self._span.__enter__()
+        return self
+
+    def ended(self, outcome: object) -> None:
+        self._status = int(str(outcome))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        method = self._scope["method"]
+        route = self._scope.get("path_template") or "none"
+        measured = {names.METHOD: method, names.ROUTE: route, names.STATUS_CODE: self._status}
+        self._telemetry.record(names.REQUEST_SECONDS, time.perf_counter() - self._began, measured)
+        if self._span is not None:
+            if self._span.span.is_recording():
+                self._span.span.update_name(f"{method} {route}")
+                self._span.note(names.ROUTE, route)
+                self._span.note(names.STATUS_CODE, self._status)
+                if self._status >= 500:
+                    self._span.failed(str(self._status))
+            self._span.__exit__(kind, error, traceback)
+
+
+class _Attempt(Part):
+    """One attempt. What no byte went out for counts as no attempt."""
+
+    def __init__(self, telemetry: Recording, tracer: Tracer | None, leased: Leased) -> None:
+        self._telemetry = telemetry
+        self._tracer = tracer
+        self._leased = leased
+        self._span: _Open | None = None
+        self._outcome = ""
+        self._began = 0.0
+        self._seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        if self._tracer is not None:
+            leased = self._leased
+            attributes: dict[str, str | int] = {
+                names.MESSAGING: "hes",
+                names.DESTINATION: "emails",
+                names.MESSAGING_OPERATION: "attempt",
+                names.MESSAGING_TYPE: "process",
+                names.MESSAGE: leased.email.id,
+                names.EMAIL: leased.email.id,
+                names.ATTEMPT: leased.attempt_id,
+                names.NUMBER: leased.number,
+                names.PROVIDER: leased.provider,
+            }
+            parent = _below(context_of(leased.email.trace))
+            self._span = _Open(self._tracer, names.SEND, names.SEND.name, parent, attributes)
+            self._span.__enter__()
+        return self
+
+    def ended(self, outcome: object) -> None:
+        self._outcome = str(outcome)
+        self._seconds = time.perf_counter() - self._began
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        telemetry, provider = self._telemetry, self._leased.provider
+        if self._outcome:
+            measured = {names.PROVIDER: provider, names.OUTCOME: self._outcome}
+            telemetry.record(names.ATTEMPT_SECONDS, self._seconds, measured)
+            if (failed := self._leased.failed_over_from) is not None:
+                telemetry.count(names.FAILOVERS, provider=failed)
+        elif kind is None:
+            self._outcome = NOT_TRIED
+            telemetry.count(names.NOT_TRIED, provider=provider)
+        if self._span is not None:
+            if self._outcome:
+                self._span.note(names.OUTCOME, self._outcome)
+            self._span.__exit__(kind, error, traceback)
+
+
+class _Batch(Part):
+    """One transaction over a batch: a value each of size and time, and a span if any of its emails is traced."""
+
+    def __init__(self, telemetry: Recording, tracer: Tracer | None, operation: str) -> None:
+        self._telemetry = telemetry
+        self._tracer = tracer
+        self._operation = operation
+        self._traces: Collection[str] = ()
+        self._began = 0.0
+        self._began_ns = 0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        self._began_ns = time.time_ns()
+        return self
+
+    def holds(self, traces: Collection[str]) -> None:
+        self._traces = traces
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failed = kind.__name__ if isinstance(error, Exception) and kind is not None else ""
+        if failed:
+            self._telemetry.count(names.STORAGE_ERRORS, operation=self._operation, error=failed)
+        if not self._traces:
+            return
+        if not failed:
+            measured = {names.OPERATION: self._operation}
+            self._telemetry.record(names.BATCH_SECONDS, time.perf_counter() - self._began, measured)
+            self._telemetry.record(names.BATCH_SIZE, len(self._traces), measured)
+        if self._tracer is not None and (sampled := [trace for trace in self._traces if is_sampled(trace)]):
+            self._trace(self._tracer, sampled, failed)
+
+    def _trace(self, tracer: Tracer, traces: list[str], failed: str) -> None:
+        first, *others = (context for trace in dict.fromkeys(traces) if (context := context_of(trace)) is not None)
+        span, kind = _BATCHES[self._operation]
+        attributes: dict[str, str | int] = {
+            names.MESSAGING: "hes",
+            names.DESTINATION: "emails",
+            names.MESSAGING_OPERATION: self._operation,
+            names.MESSAGING_TYPE: kind,
+            names.MESSAGES: len(self._traces),
+        }
+        links = [Link(other) for other in others[:MOST_LINKS]]
+        made = tracer.start_span(
+            span.name, _below(first), _KINDS[span.kind], attributes, links, start_time=self._began_ns
+        )
+        if failed:
+            made.set_attribute(names.ERROR, failed)
+            made.set_status(StatusCode.ERROR)
+        made.end()
+
+
+def start(*, traces: bool, metrics: bool, page: bool, version: str, instance: str, role: str) -> Telemetry:
+    """Begin to record, as the OTEL_* variables say. `traces`, `metrics`: by OTLP. `page`: for /metrics.
+
+    Must be called in the process that records, after any fork.
+    """
+    given = OTELResourceDetector().detect().attributes
+    ours = {names.SERVICE: "hes", names.VERSION: version, names.INSTANCE: instance, names.ROLE: role}
+    resource = Resource.create({**ours, **given})
+    tracers = None
+    if traces:
+        sampler = None if os.environ.get("OTEL_TRACES_SAMPLER") else Sparing(TRACES_PER_SECOND)
+        tracers = TracerProvider(sampler, resource, shutdown_on_exit=False)
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    readers: list[MetricReader] = []
+    registry = CollectorRegistry()
+    if page:
+        readers.append(PrometheusMetricReader(scope_info_enabled=False, registry=registry))
+    if metrics:
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    meters = MeterProvider(readers, resource, shutdown_on_exit=False) if readers else None
+    return Recording(tracers, meters, partial(generate_latest, registry) if page else None)

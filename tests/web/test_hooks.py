@@ -1,0 +1,94 @@
+"""POST /hooks/{name}: whose word is taken, and what is answered. The signatures have tests at the providers."""
+
+import time
+from typing import Any
+
+import pytest
+
+from hes.errors import ConfigError, StorageUnavailable
+from hes.storage.inbox import Taken
+from hes.told import Told
+from hes.web.hooks import HOOK_BODY_BYTES
+from tests.fakes.hooks import Post
+from tests.web.service import MAILGUN_HOOK, Service, problem_in
+
+pytestmark = pytest.mark.anyio
+
+EVENT = {
+    "event": "delivered",
+    "id": "ev1",
+    "timestamp": 1_700_000_000,
+    "recipient": "ann@example.org",
+    "user-variables": {"hes_id": "e1", "hes_attempt": "a1"},
+}
+
+
+def signed(token: str = "t" * 50, **event: Any) -> Post:
+    return MAILGUN_HOOK.post(EVENT | event, int(time.time()), token)
+
+
+async def post(hes: Service, posted: Post, name: str = "one", **more: Any) -> Any:
+    headers, body = posted
+    return await hes.ask("POST", f"/hooks/{name}", key=None, headers=headers, content=body, **more)
+
+
+async def test_events_are_answered_once_they_are_on_disk(hes: Service) -> None:
+    answer = await post(hes, signed())
+    assert (answer.status_code, answer.json()) == (200, {"new": 1})
+    assert hes.count_rows()["provider_events"] == 2, "the event, and what its signature is good for once"
+
+
+async def test_a_repetition_is_answered_the_same_and_counts_for_nothing(hes: Service) -> None:
+    await post(hes, signed())
+    answer = await post(hes, signed(token="u" * 50))
+    assert (answer.status_code, answer.json()) == (200, {"new": 0})
+
+
+async def test_another_event_under_a_used_signature_counts_for_nothing(hes: Service) -> None:
+    await post(hes, signed())
+    before = hes.count_rows()
+    answer = await post(hes, signed(id="ev2", event="complained"))
+    assert (answer.status_code, answer.json()) == (200, {"new": 0})
+    assert hes.count_rows() == before
+
+
+async def test_a_type_that_is_not_known_is_answered_the_same(hes: Service) -> None:
+    assert (await post(hes, signed(event="hatched"))).status_code == 200
+
+
+async def test_a_wrong_signature_is_a_401_and_nothing_is_kept(hes: Service) -> None:
+    headers, body = signed()
+    answer = await post(hes, (headers, body.replace(b'"signature":"', b'"signature":"0')))
+    problem_in(answer, 401)
+    assert answer.headers["WWW-Authenticate"] == "Signature"
+    assert hes.count_rows()["provider_events"] == 0
+
+
+async def test_what_is_no_event_is_a_400(hes: Service) -> None:
+    problem_in(await post(hes, ({}, b"{")), 400)
+
+
+@pytest.mark.parametrize("name", ["two", "nobody", "%00"])
+async def test_a_provider_whose_events_are_not_taken_is_a_404(hes: Service, name: str) -> None:
+    problem_in(await post(hes, signed(), name), 404)
+
+
+async def test_a_body_that_is_too_large_is_a_413(hes: Service) -> None:
+    problem_in(await post(hes, ({}, b" " * (HOOK_BODY_BYTES + 1))), 413)
+
+
+async def test_while_the_storage_is_away_the_provider_shall_come_again(hes: Service) -> None:
+    class Away:
+        async def take(self, provider: str, told: Told) -> Taken:
+            raise StorageUnavailable(f"away for {provider}: {len(told.events)}")
+
+    answer = await post(hes, signed(), desk={"inbox": Away()})
+    assert "Retry-After" in answer.headers
+    problem_in(answer, 503)
+
+
+async def test_a_secret_that_can_be_none_is_no_fault_of_the_providers(hes: Service) -> None:
+    def read(*_: object) -> Told:
+        raise ConfigError("webhook_secret is none")
+
+    problem_in(await post(hes, signed(), desk={"hooks": {"one": read}}), 503)
