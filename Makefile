@@ -1,7 +1,8 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos contracts lint format bench bench-queue manifests image push binary package readme lock clean
+.PHONY: help setup run test chaos contracts lint format bench bench-telemetry bench-queue manifests image push binary
+.PHONY: package readme lock clean
 export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
 
 BIN = .venv/bin
