@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hes import __version__
 from hes.cli import cli
 from hes.settings import load
+from hes.telemetry.names import QUEUE, STATUS
 from hes.web.health import is_alive, is_ready
 from tests.test_readme import blocks
 from tools.manifests import EXAMPLES, HOW_TO_GET_ONE, OVERLAYS, ROOT, documents, faults, render, renderer
@@ -312,6 +313,10 @@ def test_the_service_is_those_who_accept(overlay: str) -> None:
     assert service["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
 
 
+def as_prometheus(name: str) -> str:
+    return name.replace(".", "_")
+
+
 def test_the_autoscalers_alone_say_how_many_there_are() -> None:
     scaled = {
         one["spec"]["scaleTargetRef"]["name"]: one["spec"] for one in objects("cluster", "HorizontalPodAutoscaler")
@@ -320,7 +325,11 @@ def test_the_autoscalers_alone_say_how_many_there_are() -> None:
     assert scaled.keys() == deployments.keys()
     assert not any("replicas" in spec for spec in deployments.values())
     assert scaled["hes-api"]["metrics"][0]["resource"]["name"] == "cpu"
-    assert scaled["hes-mailer"]["metrics"][0]["type"] == "External"
+    waiting = scaled["hes-mailer"]["metrics"][0]["external"]["metric"]
+    assert waiting == {
+        "name": as_prometheus(QUEUE.name),
+        "selector": {"matchLabels": {as_prometheus(STATUS): "queued"}},
+    }
     # 11 connections each (docs/cluster.md), one more of each while rolling out, of 100 that a default Postgres has.
     assert sum((spec["maxReplicas"] + 1) * 11 for spec in scaled.values()) <= 97
     assert all(spec["minReplicas"] >= 2 for spec in scaled.values())
