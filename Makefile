@@ -1,7 +1,8 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos lint format bench bench-telemetry bench-queue manifests image push binary package readme lock clean
+.PHONY: help setup run test chaos contracts lint format bench bench-telemetry bench-queue manifests image push binary
+.PHONY: package readme lock clean
 export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
 
 BIN = .venv/bin
@@ -20,6 +21,9 @@ test: setup  ## Run the tests
 
 chaos: setup  ## Kill mailers under load on Postgres, for longer than the tests do
 	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k killed
+
+contracts: setup  ## Write contracts/ anew from the tests; what changes there changes for others
+	WRITE_CONTRACTS=1 $(BIN)/python -m pytest -q tests/contracts
 
 lint: setup  ## Check format, lint and types
 	$(BIN)/ruff format --check .

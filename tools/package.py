@@ -1,7 +1,6 @@
 """Builds the wheel, the sdist and the SBOM into dist/, and tries the first two: `make package`.
 
-A fresh virtual environment, in it what is locked and the wheel; then once more with the sdist. Nothing of this checkout
-is there.
+A fresh virtual environment, in it what is locked and the wheel, then the sdist. Nothing of this checkout is there.
 """
 
 import subprocess

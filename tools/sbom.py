@@ -57,9 +57,10 @@ def _licences(found: metadata.Distribution | None) -> Json:
     """An SPDX expression where the package has one; else what it calls itself."""
     if found is None:
         return {}
-    if expression := found.metadata.get("License-Expression"):
+    said: Any = found.metadata  # an email's headers, typed as less than that
+    if expression := said.get("License-Expression"):
         return {"licenses": [{"expression": expression}]}
-    classifiers = found.metadata.get_all("Classifier") or []
+    classifiers = said.get_all("Classifier") or []
     named = [one.rpartition(" :: ")[2] for one in classifiers if one.startswith("License :: ")]
     return {"licenses": [{"license": {"name": name}} for name in named]} if named else {}
 

@@ -14,6 +14,7 @@ from hes import __version__
 from hes.cli import cli
 from hes.settings import load
 from hes.web.health import is_alive, is_ready
+from tests.test_readme import blocks
 from tools.manifests import EXAMPLES, HOW_TO_GET_ONE, OVERLAYS, ROOT, documents, faults, render, renderer
 
 Object = dict[str, Any]
@@ -335,13 +336,25 @@ def test_the_image_is_this_version_and_never_whatever_is_newest(overlay: str) ->
     assert all(":" in image and not image.endswith(":latest") for image in images.values())
 
 
-def test_the_ingress_goes_into_any_overlay_and_leads_to_the_service(tmp_path: Path) -> None:
-    base = os.path.relpath(ROOT / "kustomize", tmp_path.resolve())
-    lines = [f"resources: [{base}/overlays/cluster]", f"components: [{base}/components/ingress]"]
-    (tmp_path / "kustomization.yaml").write_text("\n".join(lines))
+def test_an_overlay_of_one_s_own_as_the_guide_has_it(tmp_path: Path) -> None:
+    """The one in docs/kubernetes.md: with another image, other providers, and a way in."""
+    (block,) = [b for b in blocks((ROOT / "docs/kubernetes.md").read_text()) if b.startswith("# kustomization.yaml")]
+    text = block.replace("../hes/kustomize", os.path.relpath(ROOT / "kustomize", tmp_path.resolve()))
+    (tmp_path / "kustomization.yaml").write_text(text)
     text = render(tmp_path)
     assert list(faults(text)) == []
-    (ingress,) = [one for one in documents(text) if one["kind"] == "Ingress"]
+    found = documents(text)
+    images = {
+        c["image"]
+        for one in found
+        if one["kind"] == "Deployment"
+        for c in one["spec"]["template"]["spec"]["containers"]
+    }
+    assert images == {f"registry.example.com/hes:{__version__}"}
+    (settings,) = [one["data"] for one in found if one["kind"] == "ConfigMap"]
+    assert "MAILGUN_KEY" in settings["HES_PROVIDERS"]
+    assert settings["HES_LOG_FORMAT"] == "json"
+    (ingress,) = [one for one in found if one["kind"] == "Ingress"]
     paths = ingress["spec"]["rules"][0]["http"]["paths"]
     assert [path["path"] for path in paths] == ["/v1", "/hooks"]
     assert {path["backend"]["service"]["name"] for path in paths} == {"hes"}

@@ -72,6 +72,7 @@ EXISTING: dict[str, Callable[[str], str]] = {
     "email_id": lambda url: an_id(url, "/v1/emails", EMAIL),
     "key_id": lambda url: an_id(url, "/v1/keys", {"name": "a key"}),
     "name": lambda _: "outbox",
+    "provider_name": lambda _: "outbox",
 }
 """Parameters in paths, and how to come by a value that something has."""
 
