@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,11 @@ def database(folder: Path, *, on_postgres: bool) -> Iterator[str]:
 
 
 @contextmanager
-def hes(folder: Path, url: str, provider: str, in_flight: int) -> Iterator[Server]:
-    """Log lines are read until it serves, and go to a file from then on."""
-    rest = {name: value for name, value in os.environ.items() if not name.startswith("HES_")}
+def hes(
+    folder: Path, url: str, provider: str, in_flight: int, more: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Log lines are read until it serves, and go to a file from then on. `more`: variables besides."""
+    rest = {name: value for name, value in os.environ.items() if not name.startswith(("HES_", "OTEL_"))}
     settings = {
         "HES_DATABASE_URL": url,
         "HES_PORT": "0",
@@ -92,6 +94,7 @@ def hes(folder: Path, url: str, provider: str, in_flight: int) -> Iterator[Serve
         "HES_LOG_FORMAT": "json",
         "HES_PROVIDERS": f"sendgrid://KEY@default?base_url={quote(provider, safe='')}&max_in_flight={in_flight}",
         "PYTHONPATH": str(ROOT),
+        **(more or {}),
     }
     log = folder / "log"
     with (
@@ -143,13 +146,13 @@ def wait_for(url: str, emails: int) -> Counts:
     return now
 
 
-def one_round(given: argparse.Namespace) -> dict[str, float]:
+def one_round(given: argparse.Namespace, more: Mapping[str, str] | None = None) -> dict[str, float]:
     """All figures of one round. Exits if an email is lost or came twice."""
     with (
         tempfile.TemporaryDirectory(prefix="hes-bench-", dir=given.folder) as folder,
         sink(given.latency_ms) as url,
         database(Path(folder), on_postgres=given.postgres) as at,
-        hes(Path(folder), at, url, given.in_flight) as server,
+        hes(Path(folder), at, url, given.in_flight, more) as server,
     ):
         load(server.url, 200, given.connections)  # warm: caches of statements, connections
         idle = load(server.url, IDLE_EMAILS, 1, IDLE_PAUSE_MS)
@@ -195,8 +198,9 @@ def machine() -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure emails per second, end to end.")
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What a round needs to know."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--emails", type=int, default=10_000, help="in each round")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
@@ -204,7 +208,11 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=128, help="calls to the provider at the same time")
     parser.add_argument("--folder", type=Path, help="where the database is made; default: the system's temporary one")
     parser.add_argument("--postgres", action="store_true", help="instead of SQLite; its CPU is not counted")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    given = arguments("Measure emails per second, end to end.").parse_args()
     print(machine())
     print(
         f"{given.rounds} rounds of {given.emails} emails of {len(body(0))} bytes, {given.connections} connections, "

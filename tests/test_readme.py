@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from hes.cli import cli
 from hes.settings import Settings, load
 from tests.faults.server import KEY, PATIENCE_SECONDS, Hes, cold
-from tools.readme import README, filled
+from tools.readme import OBSERVABILITY, README, filled
 
 STANDS_FOR_HES = "http://127.0.0.1:8025"
 STANDS_FOR_SOON = "2026-12-24"
@@ -35,8 +35,9 @@ NOT_RUN = {
 
 def test_its_tables_are_what_the_code_says() -> None:
     """`make readme` fills them anew."""
-    text = README.read_text()
-    assert filled(text) == text
+    for page in (README, OBSERVABILITY):
+        text = page.read_text()
+        assert filled(text) == text
 
 
 def blocks(text: str) -> Iterator[str]:

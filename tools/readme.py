@@ -1,4 +1,4 @@
-"""Fills the README's tables that are made from the code: `make readme`. A test compares."""
+"""Fills the tables of README and docs that are made from the code: `make readme`. A test compares."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -6,8 +6,10 @@ from pathlib import Path
 
 from hes.providers import REGISTRY
 from hes.settings import describe
+from hes.telemetry import names
 
 README = Path(__file__).parents[1] / "README.md"
+OBSERVABILITY = README.parent / "docs" / "observability.md"
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -39,7 +41,32 @@ def _settings() -> str:
     return _table(["setting", "default", ""], rows)
 
 
-_MAKERS: dict[str, Callable[[], str]] = {"providers": _providers, "settings": _settings}
+def _listed(attributes: Iterable[str]) -> str:
+    return ", ".join(f"`{attribute}`" for attribute in attributes)
+
+
+def _spans() -> str:
+    rows = [[f"`{span.name}`", span.kind, span.help, _listed(span.attributes)] for span in names.SPANS]
+    return _table(["span", "kind", "", "attributes"], rows)
+
+
+def _metrics() -> str:
+    rows = [[f"`{one.name}`", one.kind, one.unit, one.help, _listed(one.attributes)] for one in names.METRICS]
+    return _table(["metric", "kind", "unit", "", "attributes"], rows)
+
+
+def _attributes() -> str:
+    rows = [[f"`{name}`", help_] for name, help_ in (names.ATTRIBUTES | names.RESOURCE).items()]
+    return _table(["attribute", "holds"], rows)
+
+
+_MAKERS: dict[str, Callable[[], str]] = {
+    "providers": _providers,
+    "settings": _settings,
+    "spans": _spans,
+    "metrics": _metrics,
+    "attributes": _attributes,
+}
 
 
 def filled(text: str) -> str:
@@ -53,4 +80,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in (README, OBSERVABILITY):
+        page.write_text(filled(page.read_text()))

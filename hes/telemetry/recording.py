@@ -256,6 +256,8 @@ class _Open(Current):
         self._span.set_status(StatusCode.ERROR)
 
     def calling(self, method: str, url: URL) -> Part:
+        if not self._span.is_recording():
+            return super().calling(method, url)
         parent = set_span_in_context(self._span, _NOWHERE)
         attributes: dict[str, str | int] = {
             names.METHOD: method,
@@ -264,6 +266,24 @@ class _Open(Current):
             names.PORT: url.port or 0,
         }
         return _Call(self._tracer, names.CALL, method, parent, attributes)
+
+
+class _Carried(Current):
+    """In the place of a span that is not sampled: makes none, and carries the ids on, for the log and for providers."""
+
+    def __init__(self, traceparent: str) -> None:
+        self.traceparent = traceparent
+        self.trace_id = traceparent[3:35]
+        self.span_id = traceparent[36:52]
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)
 
 
 class _Call(_Open):
@@ -325,15 +345,19 @@ class _Attempt(Part):
         self._telemetry = telemetry
         self._tracer = tracer
         self._leased = leased
-        self._span: _Open | None = None
+        self._span: Current | None = None
         self._outcome = ""
         self._began = 0.0
         self._seconds = 0.0
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
-        if self._tracer is not None:
-            leased = self._leased
+        leased = self._leased
+        parent = context_of(leased.email.trace) if self._tracer is not None else None
+        if parent is not None and not parent.trace_flags.sampled:
+            self._span = _Carried(leased.email.trace)
+            self._span.__enter__()
+        elif self._tracer is not None:
             attributes: dict[str, str | int] = {
                 names.MESSAGING: "hes",
                 names.DESTINATION: "emails",
@@ -345,8 +369,7 @@ class _Attempt(Part):
                 names.NUMBER: leased.number,
                 names.PROVIDER: leased.provider,
             }
-            parent = _below(context_of(leased.email.trace))
-            self._span = _Open(self._tracer, names.SEND, names.SEND.name, parent, attributes)
+            self._span = _Open(self._tracer, names.SEND, names.SEND.name, _below(parent), attributes)
             self._span.__enter__()
         return self
 

@@ -45,8 +45,11 @@ class Part:
         """
 
 
+_NOTHING = Part()
+
+
 class Current(Part):
-    """The span that is current, with its ids in hexadecimal."""
+    """The span that is current, with its ids in hexadecimal. This one is not recorded."""
 
     trace_id: str
     span_id: str
@@ -54,14 +57,12 @@ class Current(Part):
 
     def note(self, attribute: str, value: str | int) -> None:
         """One more attribute."""
-        raise NotImplementedError
 
-    def calling(self, method: str, url: "URL") -> Part:
+    def calling(self, method: str, url: "URL") -> Part:  # noqa: ARG002 (nothing is recorded)
         """Around one call to a provider; inside of it the call is current."""
-        raise NotImplementedError
+        return _NOTHING
 
 
-_NOTHING = Part()
 _current: ContextVar[Current | None] = ContextVar("hes_current_span", default=None)
 
 

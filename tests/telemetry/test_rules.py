@@ -1,0 +1,68 @@
+"""Alert rules and dashboard name only metrics, labels and values that there are."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from hes.model import GateState, Outcome, Status
+from hes.telemetry import names
+from tests.telemetry.test_metrics import label, prometheus_name
+
+FOLDER = Path(__file__).parents[2] / "docs" / "observability"
+OF_PROMETHEUS = {"le", "instance", "job"}
+VALUES: dict[str, set[str]] = {
+    "hes_state": {state.value for state in GateState},
+    "hes_outcome": {outcome.value for outcome in Outcome},
+    "hes_status": {status.value for status in Status},
+    "hes_operation": {"accept", "lease", "settle", "sweep", "count"},
+}
+
+
+def samples() -> dict[str, set[str]]:
+    """Each sample that /metrics can hold, with its labels."""
+    found: dict[str, set[str]] = {}
+    for metric in names.METRICS:
+        name = prometheus_name(metric)
+        labels = {label(attribute) for attribute in metric.attributes}
+        endings = {"counter": ["_total"], "gauge": [""], "histogram": ["_count", "_sum", "_bucket"]}[metric.kind]
+        found |= {name + ending: labels for ending in endings}
+    return found
+
+
+def alerts() -> dict[str, str]:
+    groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]
+    return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+
+
+def expressions() -> Iterator[str]:
+    yield from alerts().values()
+    for panel in json.loads((FOLDER / "dashboard.json").read_text())["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def test_each_metric_that_they_name_exists() -> None:
+    known = samples()
+    named = {name for text in expressions() for name in re.findall(r"\b(?:hes|http|db)_\w+", text)}
+    labels = {label(attribute) for attribute in names.ATTRIBUTES}
+    assert named - labels <= set(known)
+    assert len(named - labels) > 15
+
+
+def test_each_label_that_they_name_is_one_of_that_metric_with_a_value_that_it_has() -> None:
+    known = samples()
+    for text in expressions():
+        for name, inside in re.findall(r"\b((?:hes|http|db)_\w+)\{([^}]*)\}", text):
+            for key, value in re.findall(r"(\w+)(?:=~|!=|=)\"([^\"]*)\"", inside):
+                assert key in known[name] | OF_PROMETHEUS, text
+                assert set(value.split("|")) <= VALUES.get(key, {value}), text
+        for inside in re.findall(r"\b(?:by|on|without) \(([^)]*)\)", text):
+            of_metrics = {key for name in re.findall(r"\b(?:hes|http|db)_\w+", text) for key in known.get(name, ())}
+            assert {one.strip() for one in inside.split(",")} <= of_metrics | OF_PROMETHEUS, text
+
+
+def test_there_is_an_alert_for_each_thing_that_goes_wrong_and_the_page_names_them_all() -> None:
+    page = (FOLDER.parent / "observability.md").read_text()
+    assert set(re.findall(r"\bHes[A-Z]\w+", page)) == set(alerts()) - {"HesGone"}
