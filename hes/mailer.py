@@ -128,6 +128,7 @@ class Mailer:
             period_seconds=settings.poll_seconds,
             lease_seconds=settings.lease_seconds,
             monotonic=monotonic,
+            telemetry=telemetry,
         )
         actors = (self.intake, self._reporter, self._janitor, self.gatekeeper, self._resolver)
         self.vitals = MailerVitals(self._senders, self._outcomes, actors, monotonic)

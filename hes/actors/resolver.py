@@ -28,6 +28,7 @@ from hes.providers.provider import Provider
 from hes.searching import Way
 from hes.storage.searches import Asked, Asking
 from hes.storage.storage import Storage
+from hes.telemetry.telemetry import OFF, Telemetry
 
 _log = logging.getLogger("hes.resolver")
 
@@ -86,6 +87,7 @@ class Resolver:
         period_seconds: float,
         lease_seconds: float,
         monotonic: Monotonic,
+        telemetry: Telemetry = OFF,
     ) -> None:
         self._storage = storage
         self._finders = finders
@@ -93,6 +95,7 @@ class Resolver:
         self._period_seconds = period_seconds
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
+        self._telemetry = telemetry
         self.pulse = Pulse(monotonic)
         self._woken = anyio.Event()
 
@@ -126,17 +129,14 @@ class Resolver:
         """One question, and its answer written down. Must not raise: the hands share a task group."""
         try:
             free_at = self._monotonic() + PAUSE_SECONDS
-            finding = await self._ask(finder, asking, deadline)
+            attempt_id = asking.search.attempt_id
+            with self._telemetry.asking(asking.email, attempt_id, asking.search.provider) as question:
+                finding = await self._ask(finder, asking, deadline)
+                question.ended(finding.found)
+                told = (finder.provider.name, attempt_id, asking.way, finding.found, finding.detail)
+                _log.info("asked %s about attempt %s (%s): %s: %s", *told)
             if finding.ask_again_seconds is not None:
                 finder.rests_until = self._monotonic() + finding.ask_again_seconds
-            _log.info(
-                "asked %s about attempt %s (%s): %s: %s",
-                finder.provider.name,
-                asking.search.attempt_id,
-                asking.way,
-                finding.found,
-                finding.detail,
-            )
             await self._write(
                 Asked(
                     search=asking.search,

@@ -30,6 +30,7 @@ ATTEMPT = "hes.attempt.id"
 NUMBER = "hes.attempt.number"
 PROVIDER = "hes.provider"
 OUTCOME = "hes.outcome"
+FOUND = "hes.found"
 OPERATION = "hes.operation"
 STATUS = "hes.status"
 STATE = "hes.state"
@@ -48,7 +49,7 @@ ATTRIBUTES = {
     ERROR: "a status, or the name of an error; only there if it went wrong",
     MESSAGING: "`hes`: the queue is HES's own",
     DESTINATION: "`emails`",
-    MESSAGING_OPERATION: "`accept`, `lease`, `attempt` or `settle`",
+    MESSAGING_OPERATION: "`accept`, `lease`, `attempt`, `settle` or `ask`",
     MESSAGING_TYPE: "`send`, `receive`, `process` or `settle`",
     MESSAGE: "the email's id",
     MESSAGES: "how many emails a batch has",
@@ -57,6 +58,7 @@ ATTRIBUTES = {
     NUMBER: "the how many-th attempt of that email",
     PROVIDER: "a provider's configured name",
     OUTCOME: "`accepted`, `rejected`, `declined`, `refused`, `throttled`, `unavailable`, `in_doubt`, or `not_tried`",
+    FOUND: "what a question about a doubt led to: `accepted`, `nothing` or `unavailable`",
     OPERATION: "`accept`, `lease`, `settle`, `sweep` or `count`",
     STATUS: "`scheduled`, `queued`, `sending`, `in_doubt` or `held`",
     STATE: "`up`, `slowed`, `probing`, `down`, `refused` or `paused`",
@@ -111,7 +113,14 @@ SEND = Span(
 CALL = Span("{method}", "client", "one call to a provider", (METHOD, URL, ADDRESS, PORT, STATUS_CODE, ERROR))
 SETTLE = Span("settle emails", "internal", "a batch of outcomes is committed", _BATCH)
 
-SPANS = (REQUEST, ACCEPT, LEASE, SEND, CALL, SETTLE)
+ASK = Span(
+    "ask about emails",
+    "consumer",
+    "a provider is asked what became of an attempt in doubt",
+    (MESSAGING, DESTINATION, MESSAGING_OPERATION, MESSAGING_TYPE, MESSAGE, EMAIL, ATTEMPT, PROVIDER, FOUND, ERROR),
+)
+
+SPANS = (REQUEST, ACCEPT, LEASE, SEND, CALL, SETTLE, ASK)
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
@@ -146,6 +155,9 @@ STORAGE_ERRORS = Metric("hes.storage.errors", "counter", "{error}", "Transaction
 ATTEMPT_SECONDS = Metric(
     "hes.attempt.duration", "histogram", "s", "Calls to providers, by how they ended", (PROVIDER, OUTCOME), _SLOW
 )
+QUESTION_SECONDS = Metric(
+    "hes.question.duration", "histogram", "s", "Questions about doubts, by what they led to", (PROVIDER, FOUND), _SLOW
+)
 NOT_TRIED = Metric("hes.attempts.not_tried", "counter", "{attempt}", "Leased, and given back untried", (PROVIDER,))
 FAILOVERS = Metric("hes.failovers", "counter", "{email}", "Emails that came from another provider", (PROVIDER,))
 LAPSED = Metric("hes.leases.lapsed", "counter", "{lease}", "Leases that ran out: their emails are in doubt")
@@ -168,7 +180,7 @@ LOOP_LAG = Metric(
 ACTOR_BUSY = Metric("hes.actor.busy", "gauge", "s", "For how long an actor has been at one piece of work", (ACTOR,))
 
 METRICS = (
-    REQUEST_SECONDS, BATCH_SECONDS, BATCH_SIZE, STORAGE_ERRORS, ATTEMPT_SECONDS, NOT_TRIED, FAILOVERS, LAPSED, EXPIRED,
-    QUEUE, QUEUE_BYTES, QUEUE_LIMIT, OLDEST_DUE, GATE, HANDS, HANDS_LIMIT, MAILBOX, COMMITS, CONNECTIONS,
-    CONNECTIONS_MAX, LOOP_LAG, ACTOR_BUSY,
+    REQUEST_SECONDS, BATCH_SECONDS, BATCH_SIZE, STORAGE_ERRORS, ATTEMPT_SECONDS, QUESTION_SECONDS, NOT_TRIED, FAILOVERS,
+    LAPSED, EXPIRED, QUEUE, QUEUE_BYTES, QUEUE_LIMIT, OLDEST_DUE, GATE, HANDS, HANDS_LIMIT, MAILBOX, COMMITS,
+    CONNECTIONS, CONNECTIONS_MAX, LOOP_LAG, ACTOR_BUSY,
 )  # fmt: skip

@@ -46,7 +46,7 @@ from opentelemetry.trace import Span as SdkSpan
 from prometheus_client import CollectorRegistry, generate_latest
 from yarl import URL
 
-from hes.model import Leased
+from hes.model import AttemptId, Email, Leased
 from hes.telemetry import names
 from hes.telemetry.names import Metric, Span
 from hes.telemetry.telemetry import App, Current, Part, Telemetry, Values, _current
@@ -184,7 +184,35 @@ class Recording(Telemetry):
         return _Batch(self, self._tracer, operation)
 
     def attempt(self, leased: Leased) -> Part:
-        return _Attempt(self, self._tracer, leased)
+        def attributes() -> dict[str, str | int]:
+            return {
+                names.MESSAGING_OPERATION: "attempt",
+                names.ATTEMPT: leased.attempt_id,
+                names.NUMBER: leased.number,
+                names.PROVIDER: leased.provider,
+            }
+
+        def over(outcome: str, seconds: float) -> str:
+            if not outcome:  # what no byte went out for is no attempt
+                self.count(names.NOT_TRIED, provider=leased.provider)
+                return NOT_TRIED
+            self.record(names.ATTEMPT_SECONDS, seconds, {names.PROVIDER: leased.provider, names.OUTCOME: outcome})
+            if leased.failed_over_from is not None:
+                self.count(names.FAILOVERS, provider=leased.failed_over_from)
+            return outcome
+
+        return _OfEmail(self, self._tracer, names.SEND, leased.email, attributes, over, names.OUTCOME)
+
+    def asking(self, email: Email, attempt_id: AttemptId, provider: str) -> Part:
+        def attributes() -> dict[str, str | int]:
+            return {names.MESSAGING_OPERATION: "ask", names.ATTEMPT: attempt_id, names.PROVIDER: provider}
+
+        def over(found: str, seconds: float) -> str:
+            if found:
+                self.record(names.QUESTION_SECONDS, seconds, {names.PROVIDER: provider, names.FOUND: found})
+            return found
+
+        return _OfEmail(self, self._tracer, names.ASK, email, attributes, over, names.FOUND)
 
     def close(self, within_seconds: float) -> None:
         """What can't be exported in that time is lost: a stop must not wait for a collector that is away."""
@@ -338,13 +366,30 @@ class _Request(Part):
             self._span.__exit__(kind, error, traceback)
 
 
-class _Attempt(Part):
-    """One attempt. What no byte went out for counts as no attempt."""
+class _OfEmail(Part):
+    """Something that is done with one email and ends in a word: it goes on with the email's trace."""
 
-    def __init__(self, telemetry: Recording, tracer: Tracer | None, leased: Leased) -> None:
+    def __init__(
+        self,
+        telemetry: Recording,
+        tracer: Tracer | None,
+        kind: Span,
+        email: Email,
+        attributes: Callable[[], dict[str, str | int]],
+        over: Callable[[str, float], str],
+        word: str,
+    ) -> None:
+        """`over`: is told how it ended ("": nobody said) and after how many seconds; returns what to call that.
+
+        `word`: the attribute for it.
+        """
         self._telemetry = telemetry
         self._tracer = tracer
-        self._leased = leased
+        self._kind = kind
+        self._email = email
+        self._attributes = attributes
+        self._over = over
+        self._word = word
         self._span: Current | None = None
         self._outcome = ""
         self._began = 0.0
@@ -352,24 +397,20 @@ class _Attempt(Part):
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
-        leased = self._leased
-        parent = context_of(leased.email.trace) if self._tracer is not None else None
+        parent = context_of(self._email.trace) if self._tracer is not None else None
         if parent is not None and not parent.trace_flags.sampled:
-            self._span = _Carried(leased.email.trace)
+            self._span = _Carried(self._email.trace)
             self._span.__enter__()
         elif self._tracer is not None:
             attributes: dict[str, str | int] = {
                 names.MESSAGING: "hes",
                 names.DESTINATION: "emails",
-                names.MESSAGING_OPERATION: "attempt",
                 names.MESSAGING_TYPE: "process",
-                names.MESSAGE: leased.email.id,
-                names.EMAIL: leased.email.id,
-                names.ATTEMPT: leased.attempt_id,
-                names.NUMBER: leased.number,
-                names.PROVIDER: leased.provider,
+                names.MESSAGE: self._email.id,
+                names.EMAIL: self._email.id,
+                **self._attributes(),
             }
-            self._span = _Open(self._tracer, names.SEND, names.SEND.name, _below(parent), attributes)
+            self._span = _Open(self._tracer, self._kind, self._kind.name, _below(parent), attributes)
             self._span.__enter__()
         return self
 
@@ -380,18 +421,10 @@ class _Attempt(Part):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        telemetry, provider = self._telemetry, self._leased.provider
-        if self._outcome:
-            measured = {names.PROVIDER: provider, names.OUTCOME: self._outcome}
-            telemetry.record(names.ATTEMPT_SECONDS, self._seconds, measured)
-            if (failed := self._leased.failed_over_from) is not None:
-                telemetry.count(names.FAILOVERS, provider=failed)
-        elif kind is None:
-            self._outcome = NOT_TRIED
-            telemetry.count(names.NOT_TRIED, provider=provider)
+        said = self._over(self._outcome, self._seconds) if self._outcome or kind is None else ""
         if self._span is not None:
-            if self._outcome:
-                self._span.note(names.OUTCOME, self._outcome)
+            if said:
+                self._span.note(self._word, said)
             self._span.__exit__(kind, error, traceback)
 
 

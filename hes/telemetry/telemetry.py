@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from hes.model import Leased
+from hes.model import AttemptId, Email, Leased
 from hes.telemetry.names import Metric
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Part:
         """Of a batch: the traces of the emails in it, "" for one without. None at all: it was no batch."""
 
     def ended(self, outcome: object) -> None:
-        """Of an attempt or a call to a provider: an outcome, a status code, or why there is none.
+        """Of an attempt, a question or a call to a provider: an outcome, a status code, or why there is none.
 
         An attempt of which this is never said was not tried.
         """
@@ -107,6 +107,10 @@ class Telemetry:
 
     def attempt(self, leased: Leased) -> Part:  # noqa: ARG002
         """Around one attempt; inside of it the attempt is current."""
+        return _NOTHING
+
+    def asking(self, email: Email, attempt_id: AttemptId, provider: str) -> Part:  # noqa: ARG002
+        """Around one question about a doubt, as around an attempt."""
         return _NOTHING
 
     def count(self, metric: Metric, amount: int = 1, **attributes: str) -> None:

@@ -9,10 +9,12 @@ from anyio import to_thread
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanKind
 
+from hes.model import AttemptId
 from hes.telemetry import names
 from hes.telemetry.recording import Sparing, _below, context_of, is_sampled
 from hes.telemetry.telemetry import Telemetry, current, traceparent
-from tests.fakes.faults import Fault, Kind
+from tests.actors.parts import a_leased
+from tests.fakes.faults import Fault, Kind, Point
 from tests.fakes.sendgrid import fake_sendgrid
 from tests.faults.house import House, measured_house
 from tests.faults.server import KEY, an_email
@@ -103,6 +105,8 @@ async def test_every_span_and_attribute_is_in_the_list(tmp_path: Path, seen: Col
         await hes.until(await hes.send(), "sent")
         await hes.post("/v1/emails/batch", {"emails": [an_email(), {"from": "nobody"}]})
         await hes.post("/nothing", {})
+        with all_of_it.asking(a_leased().email, AttemptId("a"), "sendgrid") as question:
+            question.ended("nothing")
     await closed(all_of_it)
     kinds = {span.name: span for span in names.SPANS}
     emitted: dict[str, set[str]] = {}
@@ -203,3 +207,24 @@ async def test_a_collector_that_is_away_stops_nothing(tmp_path: Path, seen: Coll
             await to_thread.run_sync(all_of_it.close, 0.2)
         await hes.until(await hes.send(), "sent")
     assert seen.spans == []
+
+
+# --- questions about doubts -----------------------------------------------------------------------------------------
+
+
+async def test_a_question_about_a_doubt_is_in_the_emails_trace(
+    tmp_path: Path, seen: Collector, all_of_it: Telemetry
+) -> None:
+    async with fake_sendgrid() as fake, measured_house(all_of_it, tmp_path, fake, doubt_seconds=10) as hes:
+        fake.script([Fault(kind=Kind.RESET, at=Point.AFTER_STORING)])
+        email_id = await send(hes, on_doubt="wait")
+        await hes.until(email_id, "sent")
+    await closed(all_of_it)
+    question = seen.named(names.ASK.name)[0]
+    [attempt] = seen.named(names.SEND.name)
+    assert (question.trace_id, question.parent_id) == (CALLER[3:35], attempt.parent_id)
+    assert question.attributes["hes.attempt.id"] == attempt.attributes["hes.attempt.id"]
+    assert question.attributes["hes.found"] == "accepted"
+    calls = [span for span in seen.spans if span.parent_id == question.span_id]
+    assert calls[0].attributes["url.full"] == f"{fake.url}/v3/logs"
+    assert {(span.kind, span.attributes["http.response.status_code"]) for span in calls} == {("client", 200)}
