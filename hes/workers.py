@@ -52,8 +52,9 @@ def _start(work: Callable[[], None], alive_end: int, parent_end: int) -> int:
         return pid
     os.close(parent_end)
     os.setpgrp()  # a Ctrl-C goes to the parent alone, which passes it on; two would mean "at once"
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    # Begun while they are blocked: signals are the main thread's alone.
     threading.Thread(target=_stop_with_parent, args=(alive_end,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_PASSED_ON, signal.SIGCHLD})
     return _work_and_exit(work)
 
 
