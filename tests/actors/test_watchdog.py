@@ -2,7 +2,6 @@
 
 import logging
 import random
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -112,30 +111,6 @@ def test_a_stuck_actor_is_named_once_and_so_is_that_it_gets_on(caplog: pytest.Lo
             (busy, {names.ACTOR: "janitor"}),
         ]
     assert caplog.messages == ["janitor is stuck: it has been at one piece of work for 31 s", "janitor gets on again"]
-
-
-async def test_a_loop_that_came_late_is_measured_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    """The one thing that virtual time can't show: somebody computes for 0.4 s."""
-    heard = Heard()
-    dog = Watchdog(
-        Book(),  # type: ignore[arg-type]
-        heard,
-        vitals=[],
-        busy_seconds=dict,
-        queue_limit=0,
-        clock=clock,
-        monotonic=time.monotonic,
-        rng=random.Random(1),
-    )
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(dog.run)
-        await anyio.wait_all_tasks_blocked()
-        until = time.monotonic() + 0.4
-        while time.monotonic() < until:
-            pass
-        await heard.was_late.wait()
-        tasks.cancel_scope.cancel()
-    assert "the event loop was" in caplog.text
 
 
 def test_a_pulse_says_for_how_long_an_actor_has_been_at_it() -> None:
