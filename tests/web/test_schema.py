@@ -1,6 +1,7 @@
 """schemathesis reads /openapi.json and asks a served HES for what it allows, and for what it doesn't.
 
-It takes all operations out of the document by itself. Derandomized: each run asks the same.
+It takes all operations out of the document by itself. Derandomized: each run of the same tests asks the same (what
+Hypothesis picks depends on the modules that are loaded).
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, assume, settings
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from hes.web.routes import _document
@@ -77,6 +78,13 @@ EXISTING: dict[str, Callable[[str], str]] = {
 """Parameters in paths, and how to come by a value that something has."""
 
 
+def checked(case: schemathesis.Case[Any], url: str) -> None:
+    """What isn't HTTP at all (a header's name that is none) never gets past the server that HES stands on."""
+    response = case.call(base_url=url, headers=AUTHORIZATION)
+    assume(response.text != "Invalid HTTP request received.")
+    case.validate_response(response, excluded_checks=LEFT_OUT)
+
+
 def test_the_document_is_openapi_3_1() -> None:
     assert DOCUMENT["openapi"].startswith("3.1.")
     SCHEMA.validate()
@@ -85,11 +93,11 @@ def test_the_document_is_openapi_3_1() -> None:
 @SCHEMA.parametrize()
 @asked(30)
 def test_whatever_is_asked_is_answered_as_the_document_says(case: schemathesis.Case[Any], url: str) -> None:
-    case.call_and_validate(base_url=url, headers=AUTHORIZATION, excluded_checks=LEFT_OUT)
+    checked(case, url)
 
 
 @SCHEMA.include(path_regex=r"\{").parametrize()
 @asked(15)
 def test_likewise_of_what_is_there(case: schemathesis.Case[Any], url: str) -> None:
     case.path_parameters = {name: EXISTING[name](url) for name in case.path_parameters}
-    case.call_and_validate(base_url=url, headers=AUTHORIZATION, excluded_checks=LEFT_OUT)
+    checked(case, url)
