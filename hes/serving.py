@@ -66,7 +66,6 @@ async def serve(
 
     Raises ConfigError, and what an actor or the storage died of: then the process must end, and not with 0.
     """
-    _calm_the_garbage_collector()
     rng = random.SystemRandom()
     new_id = id_maker(clock, random.Random())
     for name in settings.without_effect():
@@ -74,6 +73,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         listener = listener or stack.enter_context(listen(settings.host, settings.port))
         telemetry = start_telemetry(settings, new_id())
+        _calm_the_garbage_collector()
         stack.push_async_callback(to_thread.run_sync, telemetry.close, EXPORT_SECONDS)
         storage = await stack.enter_async_context(open_storage(settings, clock, new_id, rng, telemetry))
         if settings.role != "mailer":

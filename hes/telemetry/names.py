@@ -76,7 +76,7 @@ ROLE = "hes.role"
 RESOURCE = {
     SERVICE: "`hes`, or OTEL_SERVICE_NAME",
     VERSION: "of HES",
-    INSTANCE: "the process, fresh with each start: as in `GET /v1/providers`",
+    INSTANCE: "the process, fresh with each start",
     ROLE: "`all`, `api` or `mailer`",
 }
 """What stands once for a process. OTEL_RESOURCE_ATTRIBUTES may say otherwise, and more."""

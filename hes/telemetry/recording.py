@@ -1,9 +1,9 @@
 """Telemetry that tells: spans and metrics by the OpenTelemetry SDK, out by OTLP and to /metrics.
 
-What it costs was measured (`benchmarks/telemetry.py`): a span with its export 50 us, a histogram's value 7 us, a span
-that is not sampled 3 us. So a batch is one span and one value, and of new traces a process begins at most
-`TRACES_PER_SECOND` unless OTEL_TRACES_SAMPLER says otherwise. One that was begun is recorded to its end, in whatever
-process.
+What it costs was measured (`benchmarks/telemetry.py`): an email's six spans with their export half a millisecond, more
+than half of what all else costs that is done for it. So of new traces a process begins at most `TRACES_PER_SECOND`
+unless OTEL_TRACES_SAMPLER says otherwise; one that was begun is recorded to its end, in whatever process. What is not
+sampled makes no object of the SDK's, and histograms are ours (`hes.telemetry.histograms`).
 
 A batch joins the traces of its emails. Its span is a child of the first one that is sampled and links to the others: so
 in a quiet HES each trace shows its own commits, and in a busy one nothing is recorded once per email that happened once
@@ -11,10 +11,11 @@ per batch.
 """
 
 import os
+import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextvars import Token
 from functools import partial
 from types import TracebackType
@@ -23,14 +24,12 @@ from typing import Any, Self
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Observation
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics import Counter, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -39,7 +38,6 @@ from opentelemetry.trace import (
     StatusCode,
     TraceFlags,
     Tracer,
-    get_current_span,
     set_span_in_context,
 )
 from opentelemetry.trace import Span as SdkSpan
@@ -48,12 +46,15 @@ from yarl import URL
 
 from hes.model import AttemptId, Email, Leased
 from hes.telemetry import names
+from hes.telemetry.histograms import Exported, Histograms, Page
 from hes.telemetry.names import Metric, Span
 from hes.telemetry.telemetry import App, Current, Part, Telemetry, Values, _current
 
-TRACES_PER_SECOND = 20
+TRACES_PER_SECOND = 10
 """How many a process begins, unless OTEL_TRACES_SAMPLER says otherwise."""
 MOST_LINKS = 100
+
+Attributes = dict[str, str | int]
 
 _NOWHERE = Context()
 _KINDS = {
@@ -69,65 +70,54 @@ _BATCHES = {
     "lease": (names.LEASE, "receive"),
     "settle": (names.SETTLE, "settle"),
 }
+_ODD = frozenset("13579bdf")
+_READING = frozenset({"GET", "HEAD"})
 NOT_TRIED = "not_tried"
 
 
-class Sparing(Sampler):
+class Sparing:
     """A trace that is sampled goes on; of new ones and of callers' own at most so many a second begin here.
 
     Reading has a count of its own: whoever asks again and again what became of an email must not push out the sends.
+    Not one of the SDK's samplers: by then it has cost most of what a span costs.
     """
 
     def __init__(self, per_second: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
         self._monotonic = monotonic
         self._left = {is_read: (per_second, monotonic()) for is_read in (False, True)}
-        self._lock = threading.Lock()
 
-    def should_sample(
-        self,
-        parent_context: Context | None,
-        trace_id: int,  # noqa: ARG002 (the SDK's signature)
-        name: str,  # noqa: ARG002
-        kind: SpanKind | None = None,
-        attributes: Any = None,
-        links: Any = None,  # noqa: ARG002
-        trace_state: Any = None,  # noqa: ARG002
-    ) -> SamplingResult:
-        parent = get_current_span(parent_context).get_span_context()
-        is_new = kind is SpanKind.SERVER or not parent.is_valid
-        wanted = parent.trace_flags.sampled or not parent.is_valid
-        is_read = (attributes or {}).get(names.METHOD) in {"GET", "HEAD"}
-        is_sampled = wanted and (not is_new or self._take(is_read=is_read))
-        decision = Decision.RECORD_AND_SAMPLE if is_sampled else Decision.DROP
-        return SamplingResult(decision, attributes if is_sampled else None, parent.trace_state)
-
-    def _take(self, *, is_read: bool) -> bool:
-        with self._lock:
-            left, at = self._left[is_read]
-            now = self._monotonic()
-            left = min(self._per_second, left + (now - at) * self._per_second)
-            self._left[is_read] = (left - 1 if left >= 1 else left), now
-            return left >= 1
-
-    def get_description(self) -> str:
-        return f"HES: at most {self._per_second:g} new traces a second"
+    def begins(self, parent: SpanContext | None, *, is_read: bool = False) -> bool:
+        """Whether a span is to be recorded here that begins a trace, or whose parent is somebody else's."""
+        if parent is not None and not parent.trace_flags.sampled:
+            return False
+        left, at = self._left[is_read]
+        now = self._monotonic()
+        left = min(self._per_second, left + (now - at) * self._per_second)
+        self._left[is_read] = (left - 1 if left >= 1 else left), now
+        return left >= 1
 
 
 class Recording(Telemetry):
-    """Records with these; either may be missing."""
+    """Records with these; tracers or meters may be missing. `sparing` None: the tracers' own sampler decides."""
 
     def __init__(
         self,
         tracers: TracerProvider | None,
         meters: MeterProvider | None,
-        exposition: Callable[[], bytes] | None = None,
+        histograms: Histograms,
+        *,
+        sparing: Sparing | None,
+        exposition: Callable[[], bytes] | None,
     ) -> None:
         self._tracers = tracers
         self._meters = meters
         self._tracer = tracers.get_tracer("hes") if tracers is not None else None
-        self._instruments: dict[str, Any] = {}
+        self._sparing = sparing
+        self._histograms = histograms
+        self._counters: dict[str, Any] = {}
         self._shown: dict[str, Values] = {}
+        self._closing: threading.Thread | None = None
         self.has_metrics = meters is not None
         self.exposition = exposition
         if meters is not None:
@@ -137,12 +127,8 @@ class Recording(Telemetry):
         meter = meters.get_meter("hes")
         for one in names.METRICS:
             if one.kind == "counter":
-                self._instruments[one.name] = meter.create_counter(one.name, one.unit, one.help)
-            elif one.kind == "histogram":
-                self._instruments[one.name] = meter.create_histogram(
-                    one.name, one.unit, one.help, explicit_bucket_boundaries_advisory=one.buckets
-                )
-            else:
+                self._counters[one.name] = meter.create_counter(one.name, one.unit, one.help)
+            elif one.kind == "gauge":
                 meter.create_observable_gauge(one.name, [self._showing(one.name)], one.unit, one.help)
 
     def _showing(self, name: str) -> Callable[[Any], list[Observation]]:
@@ -153,11 +139,11 @@ class Recording(Telemetry):
     def count(self, metric: Metric, amount: int = 1, **attributes: str) -> None:
         if self.has_metrics and amount:
             named = {getattr(names, name.upper()): value for name, value in attributes.items()}
-            self._instruments[metric.name].add(amount, named)
+            self._counters[metric.name].add(amount, named)
 
-    def record(self, metric: Metric, value: float, attributes: Mapping[str, str | int] | None = None) -> None:
+    def record(self, metric: Metric, value: float, *attributes: str | int) -> None:
         if self.has_metrics:
-            self._instruments[metric.name].record(value, attributes)
+            self._histograms.record(metric, value, attributes)
 
     def show(self, metric: Metric, values: Values) -> None:
         self._shown[metric.name] = values
@@ -169,7 +155,7 @@ class Recording(Telemetry):
             if scope["type"] != "http" or scope["path"] == "/metrics" or scope["path"].startswith("/health/"):
                 await app(scope, receive, send)
                 return
-            with _Request(self, self._tracer, scope) as request:
+            with _Request(self, scope) as request:
 
                 async def watched(message: Any) -> None:
                     if message["type"] == "http.response.start":
@@ -184,7 +170,7 @@ class Recording(Telemetry):
         return _Batch(self, self._tracer, operation)
 
     def attempt(self, leased: Leased) -> Part:
-        def attributes() -> dict[str, str | int]:
+        def attributes() -> Attributes:
             return {
                 names.MESSAGING_OPERATION: "attempt",
                 names.ATTEMPT: leased.attempt_id,
@@ -196,35 +182,65 @@ class Recording(Telemetry):
             if not outcome:  # what no byte went out for is no attempt
                 self.count(names.NOT_TRIED, provider=leased.provider)
                 return NOT_TRIED
-            self.record(names.ATTEMPT_SECONDS, seconds, {names.PROVIDER: leased.provider, names.OUTCOME: outcome})
+            self.record(names.ATTEMPT_SECONDS, seconds, leased.provider, outcome)
             if leased.failed_over_from is not None:
                 self.count(names.FAILOVERS, provider=leased.failed_over_from)
             return outcome
 
-        return _OfEmail(self, self._tracer, names.SEND, leased.email, attributes, over, names.OUTCOME)
+        return _OfEmail(self, names.SEND, leased.email, attributes, over, names.OUTCOME)
 
     def asking(self, email: Email, attempt_id: AttemptId, provider: str) -> Part:
-        def attributes() -> dict[str, str | int]:
+        def attributes() -> Attributes:
             return {names.MESSAGING_OPERATION: "ask", names.ATTEMPT: attempt_id, names.PROVIDER: provider}
 
         def over(found: str, seconds: float) -> str:
             if found:
-                self.record(names.QUESTION_SECONDS, seconds, {names.PROVIDER: provider, names.FOUND: found})
+                self.record(names.QUESTION_SECONDS, seconds, provider, found)
             return found
 
-        return _OfEmail(self, self._tracer, names.ASK, email, attributes, over, names.FOUND)
+        return _OfEmail(self, names.ASK, email, attributes, over, names.FOUND)
+
+    def span_of_request(self, method: str, scheme: str, headers: Collection[tuple[bytes, bytes]]) -> Current | None:
+        """None: there are no traces."""
+        if self._tracer is None:
+            return None
+        given = [value for name, value in headers if name == b"traceparent"]
+        parent = context_of(given[0].decode("latin-1")) if len(given) == 1 else None
+        if self._sparing is not None and not self._sparing.begins(parent, is_read=method in _READING):
+            return _Carried.new(parent)
+        attributes: Attributes = {names.METHOD: method, names.SCHEME: scheme}
+        return _Open(self._tracer, names.REQUEST, method, _below(parent), attributes)
+
+    def span_of_email(self, kind: Span, email: Email, attributes: Callable[[], Attributes]) -> Current | None:
+        """A part of its trace, or the beginning of one. None: there are no traces."""
+        if self._tracer is None:
+            return None
+        if email.trace and not is_sampled(email.trace):
+            return _Carried(email.trace)
+        parent = context_of(email.trace)
+        if parent is None and self._sparing is not None and not self._sparing.begins(None):
+            return _Carried.new(None)
+        of_message: Attributes = {
+            names.MESSAGING: "hes",
+            names.DESTINATION: "emails",
+            names.MESSAGING_TYPE: "process",
+            names.MESSAGE: email.id,
+            names.EMAIL: email.id,
+        }
+        return _Open(self._tracer, kind, kind.name, _below(parent), of_message | attributes())
 
     def close(self, within_seconds: float) -> None:
         """What can't be exported in that time is lost: a stop must not wait for a collector that is away."""
 
-        def shut() -> None:
-            for provider in (self._tracers, self._meters):
-                if provider is not None:
-                    provider.shutdown()
+        if self._closing is None:
+            self._closing = threading.Thread(target=self._close, daemon=True)
+            self._closing.start()
+        self._closing.join(within_seconds)
 
-        closing = threading.Thread(target=shut, daemon=True)
-        closing.start()
-        closing.join(within_seconds)
+    def _close(self) -> None:
+        for provider in (self._tracers, self._meters):
+            if provider is not None:
+                provider.shutdown()
 
 
 def context_of(traceparent: str) -> SpanContext | None:
@@ -238,7 +254,7 @@ def context_of(traceparent: str) -> SpanContext | None:
 
 def is_sampled(traceparent: str) -> bool:
     """Whether the last bit of its flags is set."""
-    return traceparent[-1:] in set("13579bdf")
+    return traceparent[-1:] in _ODD
 
 
 def _below(parent: SpanContext | None) -> Context:
@@ -248,9 +264,7 @@ def _below(parent: SpanContext | None) -> Context:
 class _Open(Current):
     """A span that is under way; current while its block runs."""
 
-    def __init__(
-        self, tracer: Tracer, span: Span, name: str, parent: Context, attributes: dict[str, str | int]
-    ) -> None:
+    def __init__(self, tracer: Tracer, span: Span, name: str, parent: Context, attributes: Attributes) -> None:
         self._tracer = tracer
         self._span = tracer.start_span(name, parent, _KINDS[span.kind], attributes)
         context = self._span.get_span_context()
@@ -287,7 +301,7 @@ class _Open(Current):
         if not self._span.is_recording():
             return super().calling(method, url)
         parent = set_span_in_context(self._span, _NOWHERE)
-        attributes: dict[str, str | int] = {
+        attributes: Attributes = {
             names.METHOD: method,
             names.URL: str(url.with_query(None)),
             names.ADDRESS: url.host or "",
@@ -303,6 +317,12 @@ class _Carried(Current):
         self.traceparent = traceparent
         self.trace_id = traceparent[3:35]
         self.span_id = traceparent[36:52]
+
+    @classmethod
+    def new(cls, parent: SpanContext | None) -> Self:
+        """With an id of its own, and of a trace of its own if it has no parent."""
+        trace_id = random.getrandbits(128) if parent is None else parent.trace_id
+        return cls(f"00-{trace_id:032x}-{random.getrandbits(64):016x}-00")
 
     def __enter__(self) -> Self:
         self._token = _current.set(self)
@@ -327,22 +347,18 @@ class _Call(_Open):
 class _Request(Part):
     """One request, from before its route is known."""
 
-    def __init__(self, telemetry: Recording, tracer: Tracer | None, scope: Any) -> None:
+    def __init__(self, telemetry: Recording, scope: Any) -> None:
         self._telemetry = telemetry
-        self._tracer = tracer
         self._scope = scope
-        self._span: _Open | None = None
+        self._span: Current | None = None
         self._status = 500
         self._began = 0.0
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
-        if self._tracer is not None:
-            given = [value for name, value in self._scope["headers"] if name == b"traceparent"]
-            parent = context_of(given[0].decode("latin-1")) if len(given) == 1 else None
-            method = self._scope["method"]
-            attributes: dict[str, str | int] = {names.METHOD: method, names.SCHEME: self._scope["scheme"]}
-            self._span = _Open(self._tracer, names.REQUEST, method, _below(parent), attributes)
+        scope = self._scope
+        self._span = self._telemetry.span_of_request(scope["method"], scope["scheme"], scope["headers"])
+        if self._span is not None:
             self._span.__enter__()
         return self
 
@@ -354,10 +370,9 @@ class _Request(Part):
     ) -> None:
         method = self._scope["method"]
         route = self._scope.get("path_template") or "none"
-        measured = {names.METHOD: method, names.ROUTE: route, names.STATUS_CODE: self._status}
-        self._telemetry.record(names.REQUEST_SECONDS, time.perf_counter() - self._began, measured)
+        self._telemetry.record(names.REQUEST_SECONDS, time.perf_counter() - self._began, method, route, self._status)
         if self._span is not None:
-            if self._span.span.is_recording():
+            if isinstance(self._span, _Open):
                 self._span.span.update_name(f"{method} {route}")
                 self._span.note(names.ROUTE, route)
                 self._span.note(names.STATUS_CODE, self._status)
@@ -372,10 +387,9 @@ class _OfEmail(Part):
     def __init__(
         self,
         telemetry: Recording,
-        tracer: Tracer | None,
         kind: Span,
         email: Email,
-        attributes: Callable[[], dict[str, str | int]],
+        attributes: Callable[[], Attributes],
         over: Callable[[str, float], str],
         word: str,
     ) -> None:
@@ -384,7 +398,6 @@ class _OfEmail(Part):
         `word`: the attribute for it.
         """
         self._telemetry = telemetry
-        self._tracer = tracer
         self._kind = kind
         self._email = email
         self._attributes = attributes
@@ -397,20 +410,8 @@ class _OfEmail(Part):
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
-        parent = context_of(self._email.trace) if self._tracer is not None else None
-        if parent is not None and not parent.trace_flags.sampled:
-            self._span = _Carried(self._email.trace)
-            self._span.__enter__()
-        elif self._tracer is not None:
-            attributes: dict[str, str | int] = {
-                names.MESSAGING: "hes",
-                names.DESTINATION: "emails",
-                names.MESSAGING_TYPE: "process",
-                names.MESSAGE: self._email.id,
-                names.EMAIL: self._email.id,
-                **self._attributes(),
-            }
-            self._span = _Open(self._tracer, self._kind, self._kind.name, _below(parent), attributes)
+        self._span = self._telemetry.span_of_email(self._kind, self._email, self._attributes)
+        if self._span is not None:
             self._span.__enter__()
         return self
 
@@ -456,16 +457,15 @@ class _Batch(Part):
         if not self._traces:
             return
         if not failed:
-            measured = {names.OPERATION: self._operation}
-            self._telemetry.record(names.BATCH_SECONDS, time.perf_counter() - self._began, measured)
-            self._telemetry.record(names.BATCH_SIZE, len(self._traces), measured)
+            self._telemetry.record(names.BATCH_SECONDS, time.perf_counter() - self._began, self._operation)
+            self._telemetry.record(names.BATCH_SIZE, len(self._traces), self._operation)
         if self._tracer is not None and (sampled := [trace for trace in self._traces if is_sampled(trace)]):
             self._trace(self._tracer, sampled, failed)
 
     def _trace(self, tracer: Tracer, traces: list[str], failed: str) -> None:
         first, *others = (context for trace in dict.fromkeys(traces) if (context := context_of(trace)) is not None)
         span, kind = _BATCHES[self._operation]
-        attributes: dict[str, str | int] = {
+        attributes: Attributes = {
             names.MESSAGING: "hes",
             names.DESTINATION: "emails",
             names.MESSAGING_OPERATION: self._operation,
@@ -492,14 +492,20 @@ def start(*, traces: bool, metrics: bool, page: bool, version: str, instance: st
     resource = Resource.create({**ours, **given})
     tracers = None
     if traces:
-        sampler = None if os.environ.get("OTEL_TRACES_SAMPLER") else Sparing(TRACES_PER_SECOND)
-        tracers = TracerProvider(sampler, resource, shutdown_on_exit=False)
+        tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    readers: list[MetricReader] = []
+    histograms = Histograms(names.METRICS)
     registry = CollectorRegistry()
+    readers: list[MetricReader] = []
     if page:
-        readers.append(PrometheusMetricReader(scope_info_enabled=False, registry=registry))
+        readers.append(Page(histograms, scope_info_enabled=False, registry=registry))
     if metrics:
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
-    meters = MeterProvider(readers, resource, shutdown_on_exit=False) if readers else None
-    return Recording(tracers, meters, partial(generate_latest, registry) if page else None)
+        cumulative: dict[type, AggregationTemporality] = {Counter: AggregationTemporality.CUMULATIVE}
+        readers.append(Exported(histograms, OTLPMetricExporter(preferred_temporality=cumulative)))
+    return Recording(
+        tracers,
+        MeterProvider(readers, resource, shutdown_on_exit=False) if readers else None,
+        histograms,
+        sparing=None if os.environ.get("OTEL_TRACES_SAMPLER") else Sparing(TRACES_PER_SECOND),
+        exposition=partial(generate_latest, registry) if page else None,
+    )

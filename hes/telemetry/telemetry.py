@@ -116,14 +116,14 @@ class Telemetry:
     def count(self, metric: Metric, amount: int = 1, **attributes: str) -> None:
         """Add to a counter. Attributes by their constant's name in lower case: `provider="mailgun"`."""
 
-    def record(self, metric: Metric, value: float) -> None:
-        """One more value of a histogram."""
+    def record(self, metric: Metric, value: float, *attributes: str | int) -> None:
+        """One more value of a histogram. Attributes as the metric names them, in that order."""
 
     def show(self, metric: Metric, values: Values) -> None:
         """What a gauge shows from now on."""
 
     def close(self, within_seconds: float) -> None:
-        """Export what is left. Blocks that long at most."""
+        """Export what is left. Blocks that long at most. Again: only waits for that."""
 
 
 OFF = Telemetry()

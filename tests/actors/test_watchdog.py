@@ -34,7 +34,7 @@ class Heard(Telemetry):
     def show(self, metric: Metric, values: Values) -> None:
         self.shown[metric.name] = values
 
-    def record(self, metric: Metric, value: float) -> None:
+    def record(self, metric: Metric, value: float, *attributes: str | int) -> None:
         self.recorded.append((metric.name, value))
         if metric is names.LOOP_LAG and value > 0.25:
             self.was_late.set()

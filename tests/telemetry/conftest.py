@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from anyio import to_thread
 
 from hes.telemetry.recording import start
 from hes.telemetry.telemetry import Telemetry
@@ -29,8 +30,8 @@ def page() -> Iterator[Telemetry]:
 
 
 @pytest.fixture
-def all_of_it(seen: Collector) -> Iterator[Telemetry]:
-    """Traces and metrics to the collector, and the page. Closed by the test, in a thread; here only if it failed."""
+async def all_of_it(seen: Collector) -> AsyncIterator[Telemetry]:
+    """Traces and metrics to the collector, and the page."""
     telemetry = start(traces=True, metrics=True, page=True, version="1", instance="i", role="all")
     yield telemetry
-    telemetry.close(0)
+    await to_thread.run_sync(telemetry.close, 10)  # in a thread: the collector is in this loop

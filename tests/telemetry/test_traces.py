@@ -6,12 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio import to_thread
-from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import SpanKind
 
 from hes.model import AttemptId
 from hes.telemetry import names
-from hes.telemetry.recording import Sparing, _below, context_of, is_sampled
+from hes.telemetry.recording import Sparing, context_of, is_sampled, start
 from hes.telemetry.telemetry import Telemetry, current, traceparent
 from tests.actors.parts import a_leased
 from tests.fakes.faults import Fault, Kind, Point
@@ -179,21 +177,15 @@ async def test_outside_of_a_span_there_is_none(all_of_it: Telemetry) -> None:
 # --- how many --------------------------------------------------------------------------------------------------------
 
 
-def begins(sampler: Sparing, kind: SpanKind, parent: str = "", method: str = "POST") -> bool:
-    result = sampler.should_sample(_below(context_of(parent)), 1, "x", kind, {names.METHOD: method})
-    return result.decision is Decision.RECORD_AND_SAMPLE
-
-
-def test_so_many_traces_begin_in_a_second_and_those_begun_go_on() -> None:
+def test_so_many_traces_begin_in_a_second() -> None:
     now = 0.0
     sampler = Sparing(2, lambda: now)
-    assert [begins(sampler, SpanKind.SERVER) for _ in range(3)] == [True, True, False]
-    assert not begins(sampler, SpanKind.SERVER, CALLER), "a caller's wish counts no more than another's"
-    assert begins(sampler, SpanKind.CONSUMER, CALLER)
-    assert begins(sampler, SpanKind.SERVER, method="GET"), "reading has its own count"
+    assert [sampler.begins(None) for _ in range(3)] == [True, True, False]
+    assert not sampler.begins(context_of(CALLER)), "a caller's wish counts no more than another's"
+    assert sampler.begins(None, is_read=True), "reading has its own count"
     now = 0.5
-    assert begins(sampler, SpanKind.SERVER, CALLER)
-    assert not begins(sampler, SpanKind.SERVER, CALLER[:-2] + "00")
+    assert not sampler.begins(context_of(CALLER[:-2] + "00"))
+    assert sampler.begins(context_of(CALLER))
 
 
 # --- when the collector is away --------------------------------------------------------------------------------------
@@ -228,3 +220,22 @@ async def test_a_question_about_a_doubt_is_in_the_emails_trace(
     calls = [span for span in seen.spans if span.parent_id == question.span_id]
     assert calls[0].attributes["url.full"] == f"{fake.url}/v3/logs"
     assert {(span.kind, span.attributes["http.response.status_code"]) for span in calls} == {("client", 200)}
+
+
+async def test_of_many_emails_few_are_traced_and_each_from_end_to_end(
+    tmp_path: Path, seen: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is unless OTEL_TRACES_SAMPLER says otherwise."""
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER")
+    telemetry = start(traces=True, metrics=False, page=False, version="1", instance="i", role="all")
+    async with fake_sendgrid() as fake, measured_house(telemetry, tmp_path, fake) as hes:
+        ids = [await hes.send() for _ in range(40)]
+        for email_id in ids:
+            await hes.until(email_id, "sent")
+    await closed(telemetry)
+    sampled = {span.trace_id for span in seen.named("POST /v1/emails")}
+    assert 10 <= len(sampled) < 40
+    assert {span.trace_id for span in seen.named(names.SEND.name)} == sampled
+    told = {request.headers["traceparent"] for request in fake.requests}
+    assert len({header[3:35] for header in told}) == 40, "each has an id, traced or not"
+    assert {header[3:35] for header in told if is_sampled(header)} == sampled
