@@ -231,7 +231,6 @@ class Recording(Telemetry):
 
     def close(self, within_seconds: float) -> None:
         """What can't be exported in that time is lost: a stop must not wait for a collector that is away."""
-
         if self._closing is None:
             self._closing = threading.Thread(target=self._close, daemon=True)
             self._closing.start()
