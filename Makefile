@@ -19,7 +19,8 @@ run: setup  ## Serve on SQLite with the outbox; prints the URL, a key and a curl
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-chaos: setup  ## Kill mailers under load on Postgres, for longer than the tests do
+chaos: setup  ## Look for new trouble: other simulated worlds, mailers killed under load on Postgres for longer
+	SIMULATIONS=1000 $(BIN)/python -m pytest --hypothesis-profile=news tests/simulation -k breaks_an_invariant
 	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k killed
 
 contracts: setup  ## Write contracts/ anew from the tests; what changes there changes for others

@@ -12,6 +12,8 @@ class Case(Struct, frozen=True):
 
     delivery: Delivery
     attempts: tuple[Attempt, ...] = ()
+    unasked: frozenset[AttemptId] = frozenset()
+    """Doubts with a search in which nobody has been asked yet: no request was made again."""
 
     @property
     def open_doubts(self) -> list[Attempt]:
@@ -24,7 +26,8 @@ class Case(Struct, frozen=True):
         """The case as it stands once the change is written."""
         news = {a.id: a for a in change.attempts}
         kept = (news.pop(a.id, a) for a in self.attempts if a.id != change.dropped)
-        return Case(change.delivery, (*kept, *news.values()))
+        begun = {change.search.attempt_id} if change.search is not None else set()
+        return Case(change.delivery, (*kept, *news.values()), self.unasked | begun)
 
 
 class Search(Struct, frozen=True, kw_only=True):

@@ -320,13 +320,14 @@ class Policy:
         """Somebody found out about a named attempt. None: it tells nothing new.
 
         An acceptance is believed even against an earlier "surely not" or a person's word; "surely not" only settles
-        what is open.
+        what is open, and says nothing once the request may have been made again.
         """
         attempt = case.attempt(proof.attempt_id)
         if attempt is None or attempt.is_accepted:
             return None
         is_in_flight = attempt.outcome is None and attempt.resolution is None
-        if not proof.accepted and not (attempt.is_open_doubt or is_in_flight):
+        is_open = attempt.is_open_doubt and not searching.is_replayed(self.rules, case, attempt)
+        if not (proof.accepted or is_open or is_in_flight):
             return None
         settled = replace(
             attempt,

@@ -110,6 +110,12 @@ def _may_replay(case: Case, attempt: Attempt, search: Search) -> bool:
     return is_unmoved and attempt.id == case.attempts[-1].id and not is_suspect
 
 
+def is_replayed(rules: Rules, case: Case, doubt: Attempt) -> bool:
+    """Or may be: then the provider may have taken that request, whatever became of the first."""
+    means = rules.means.get(doubt.provider)
+    return means is not None and means.replay_seconds > 0 and doubt.id not in case.unasked
+
+
 def times_lost(search: Search) -> int:
     """With the one who had it last, if the search was not put back."""
     return search.lost + (search.lease is not None)

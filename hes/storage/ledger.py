@@ -54,6 +54,10 @@ _select_attempts = (
     .where(tables.attempts.c.email_id.in_(_ids))
     .order_by(tables.attempts.c.email_id, tables.attempts.c.number)
 )
+_select_unasked = sa.select(tables.searches.c.attempt_id, tables.searches.c.email_id).where(
+    tables.searches.c.attempt_id.in_(sa.bindparam("attempt_ids", expanding=True)), tables.searches.c.asked == 0
+)
+_lock_unasked = _select_unasked.order_by(tables.searches.c.attempt_id).with_for_update()
 
 
 def load(connection: sa.Connection, email_ids: Iterable[EmailId], *, is_locked: bool = True) -> "Ledger":
@@ -72,7 +76,18 @@ def load(connection: sa.Connection, email_ids: Iterable[EmailId], *, is_locked: 
     for row in connection.execute(_select_attempts, which):
         attempt = attempt_of(row)
         attempts.setdefault(attempt.email_id, []).append(attempt)
-    return Ledger({d.email_id: Case(d, tuple(attempts.get(d.email_id, ()))) for d in deliveries})
+    doubts = sorted(a.id for of_email in attempts.values() for a in of_email if a.is_open_doubt)
+    unasked: dict[EmailId, set[AttemptId]] = {}
+    if doubts:  # locked: whoever is about to ask is waited for, and who comes later sees what becomes of it
+        select = _lock_unasked if is_locked else _select_unasked
+        for attempt_id, email_id in connection.execute(select, {"attempt_ids": padded(doubts)}):
+            unasked.setdefault(email_id, set()).add(attempt_id)
+    return Ledger(
+        {
+            d.email_id: Case(d, tuple(attempts.get(d.email_id, ())), frozenset(unasked.get(d.email_id, ())))
+            for d in deliveries
+        }
+    )
 
 
 class Ledger:

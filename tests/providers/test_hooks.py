@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import msgspec
 import pytest
 from hypothesis import given
@@ -242,7 +241,6 @@ FIELDS = [
 WORDS = ["delivered", "bounce", "click", "failed", "permanent", "clicked", "email.bounced", "email.clicked"]
 
 
-@hypothesis.settings(deadline=None)
 @given(st.sampled_from(CASES), st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from(WORDS)))
 def test_no_event_breaks_the_reader(case: Case, event: Mapping[str, Any]) -> None:
     told = read(case, case.hook.post([event] if case.kind is Kind.SENDGRID else event, AT))

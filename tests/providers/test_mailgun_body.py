@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hes.model import Address, Answer, Attachment, AttemptId, Email, Outcome
@@ -96,7 +96,6 @@ def test_the_boundary_occurs_in_no_part() -> None:
     assert taken(email).text == text
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([b"--b", b"\r\n--b--\r\n", b"b-1", b"\r", b"--"]), max_size=4))
 def test_whatever_a_part_holds_comes_through(contents: list[bytes]) -> None:
     request = multipart([Part("attachment", content, f"{n}") for n, content in enumerate(contents)], "b")
@@ -249,7 +248,6 @@ TEXT = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=30)
 NAMES = TEXT.map(lambda text: re.sub(r"[/\\]", "", text))
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         an_email,

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -135,7 +135,6 @@ def test_the_detail_holds_no_address_no_secret_and_no_control_characters() -> No
     assert detail.isprintable()
 
 
-@settings(deadline=None)
 @given(st.integers(100, 999), st.binary(max_size=200) | st.text().map(own), st.text(max_size=20))
 def test_no_answer_breaks_the_reader(status: int, body: bytes, header: str) -> None:
     answer = read(status, body, {"Retry-After": header})

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hes.model import Address, Answer, Attachment, AttemptId, Email, Outcome
@@ -200,7 +200,6 @@ FILES = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         an_email,

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -160,7 +160,6 @@ def test_the_optional_parts_of_an_error_may_be_missing_or_odd() -> None:
     assert read_answer(reply(400, body), NOW).detail == "400: a b"
 
 
-@settings(deadline=None)
 @given(st.integers(100, 999), st.binary(max_size=200), st.text(max_size=20))
 def test_no_answer_breaks_the_reader(status: int, body: bytes, header: str) -> None:
     answer = read_answer(

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hes.model import Address, Answer, Attachment, AttemptId, Email, Outcome
@@ -117,7 +117,6 @@ def test_custom_headers_travel_and_ours_is_added() -> None:
     }
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc", "Zl", "Zp"])))
 def test_a_header_that_is_not_ascii_is_encoded_on_one_line(value: str) -> None:
     header = built(an_email(headers={"X-Note": "ü" + value}))["headers"]["X-Note"]
@@ -188,7 +187,6 @@ ADDRESSES = st.builds(
 TEXT = st.text(st.characters(exclude_categories=["C"]), max_size=30)
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         an_email,

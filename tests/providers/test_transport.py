@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hes.model import Outcome
@@ -383,7 +383,6 @@ def test_seconds_until(value: str | None, seconds: float | None) -> None:
     assert seconds_until(value, NOW) == seconds
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_no_header_breaks_the_readers(value: str) -> None:
     for seconds in (retry_after(value, NOW), seconds_until(value, NOW)):
@@ -407,7 +406,6 @@ def test_shorten_cuts() -> None:
     assert len(shorten("long " * 100)) == 300
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_shortened_text_is_one_printable_line_without_addresses(text: str) -> None:
     line = shorten(text)

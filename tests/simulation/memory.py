@@ -331,6 +331,7 @@ class MemoryStorage:
                 else:
                     until = now + round(self._policy.rules.lease_seconds * 1000)
                     taken = self.searching[search.attempt_id] = claimed(search, self._new_id(), until)
+                    self.cases[search.email_id] = replace(case, unasked=case.unasked - {search.attempt_id})
                     asking.append(
                         Asking(
                             search=taken,

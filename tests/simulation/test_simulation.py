@@ -5,7 +5,9 @@ A failing seed replays: `World(seed).run(steps)` under `virtual_time.run` makes 
 
 import functools
 import logging
+import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -21,6 +23,7 @@ from tests.simulation import memory, virtual_time
 from tests.simulation.world import Violation, World
 
 HAPPENINGS = 150
+SEEDS = int(os.environ.get("SIMULATIONS", "60"))
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +34,15 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def simulate(seed: int, happenings: int = HAPPENINGS, policy: type[Policy] = Policy) -> World:
-    world = World(seed, policy=policy)
+def simulate(seed: int, happenings: int = HAPPENINGS, policy: type[Policy] = Policy, **world_of: Any) -> World:
+    world = World(seed, policy=policy, **world_of)
     virtual_time.run(functools.partial(world.run, happenings))
     return world
 
 
 @given(seed=st.integers(0, 2**32))
 @example(seed=0)
+@example(seed=19191626)  # a late "surely not" while the request is made again
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_crash_fault_or_pause_breaks_an_invariant(seed: int) -> None:
     simulate(seed)
@@ -63,8 +67,9 @@ def test_the_world_is_stormy_enough_to_mean_something() -> None:
         "expired",
         "rejected",
     }
-    for seed in range(200):  # far fewer do, but what three crashes make of an email is rare
-        world = simulate(seed, 300)
+    for seed in range(100):
+        # What three crashes make of an email is rare where little crashes, or where doubts soon end.
+        world = simulate(seed, 300, kills=40, is_searched=False) if seed % 2 else simulate(seed, 300)
         wanted -= {event.type.value for events in world.storage.events.values() for _, event in events}
         wanted -= {str(case.delivery.reason) for case in world.storage.cases.values()}
         wanted -= {str(event.data.get("source")) for events in world.storage.events.values() for _, event in events}

@@ -356,8 +356,10 @@ def settings_of(*names: str, routes: Mapping[str, tuple[tuple[str, ...], ...]], 
 class World:
     """Emails, providers, processes, people and bad luck, out of one seed."""
 
-    def __init__(self, seed: int, *, nodes: int = 2, policy: type[Policy] = Policy, is_searched: bool = True) -> None:
-        """`is_searched` False: the providers can't be asked about a doubt."""
+    def __init__(
+        self, seed: int, *, nodes: int = 2, policy: type[Policy] = Policy, is_searched: bool = True, kills: int = 3
+    ) -> None:
+        """`is_searched` False: the providers can't be asked about a doubt. `kills`: of about a hundred happenings."""
         self.rng = random.Random(seed)
         self.calls = 0
         self.settings = settings_of("a", "b", routes={"b first": (("b",), ("a",))})
@@ -370,6 +372,7 @@ class World:
         """Who asks about what, and until when."""
         self.providers = [SimulatedProvider(name, self) for name in ("a", "b")]
         self._node_count = nodes
+        self._kills = kills
         self._checked_moves = 0
         self._violation: Violation | None = None
         self._told_to_resend: Counter[EmailId] = Counter()
@@ -416,7 +419,7 @@ class World:
         happenings = {
             self._accept: 40,
             self._wait: 40,
-            self._kill: 3,
+            self._kill: self._kills,
             self._pause: 3,
             self._sleepwalk: 1,
             self._storage_trouble: 1,

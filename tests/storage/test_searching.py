@@ -214,6 +214,27 @@ async def test_it_is_not_asked_before_the_provider_wants(bench: Bench) -> None:
     assert len(await claim(bench)) == 1
 
 
+@pytest.mark.parametrize(
+    ("provider", "is_asked", "end"),
+    [
+        ("a", False, Resolution.NOT_ACCEPTED),
+        ("a", True, None),  # the request that was made again may have been taken, whatever became of the first
+        ("b", True, Resolution.NOT_ACCEPTED),  # to look something up leaves all as it is
+    ],
+)
+async def test_a_late_surely_not_is_proof_until_the_request_is_made_again(
+    bench: Bench, *, provider: str, is_asked: bool, end: Resolution | None
+) -> None:
+    leased = await bench.leased(provider, on_doubt=OnDoubt.HOLD)
+    await bench.lapse()
+    if is_asked:
+        await claim(bench)
+    await bench.settle(leased, Outcome.UNAVAILABLE)
+    stored = await bench.read(leased)
+    assert stored.attempts[0].resolution is end
+    assert stored.delivery.status is (Status.QUEUED if end else Status.IN_DOUBT)
+
+
 # --- when there is no replay -----------------------------------------------------------------------------------------
 
 

@@ -504,10 +504,7 @@ def test_whatever_happens_in_whatever_order(kind: Any) -> None:
         settings=settings(
             max_examples=60,
             stateful_step_count=20,
-            derandomize=True,  # the same each time: this is no place for news
             phases=[Phase.generate],  # twenty steps are read sooner than they are made fewer
-            database=None,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

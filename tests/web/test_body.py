@@ -348,7 +348,7 @@ _TYPED = st.fixed_dictionaries(
         _TYPED.map(lambda v: json.dumps(v, ensure_ascii=False).encode("utf-8", "surrogatepass")),
     )
 )
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_nothing_but_a_callers_error_is_ever_raised(raw: bytes) -> None:
     with contextlib.suppress(Unreadable, InvalidEmail):
         found = read(raw)

@@ -1,7 +1,7 @@
 """schemathesis reads /openapi.json and asks a served HES for what it allows, and for what it doesn't.
 
-It takes all operations out of the document by itself. Derandomized: each run of the same tests asks the same (what
-Hypothesis picks depends on the modules that are loaded).
+It takes all operations out of the document by itself. What is picked is the same each time, as long as the same
+modules are loaded: Hypothesis also takes what it finds in them.
 """
 
 import json
@@ -31,13 +31,7 @@ LEFT_OUT: list[Any] = [
 
 def asked(examples: int) -> settings:
     """So many requests of each operation; the time that this file takes grows with them."""
-    return settings(
-        max_examples=examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    return settings(max_examples=examples, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
