@@ -1,5 +1,6 @@
 """What providers tell, and doubts from their beginning to their end: in the email's trace, the metrics and the log."""
 
+import contextlib
 import io
 import time
 from pathlib import Path
@@ -8,15 +9,21 @@ import pytest
 import sqlalchemy as sa
 
 from hes.errors import StorageUnavailable
-from hes.model import AttemptId, Email, EmailId, Evidence
+from hes.model import AttemptId, Email, EmailId, Evidence, OnDoubt
+from hes.storage.contents import traces
+from hes.storage.postgres import PostgresUrl, open_postgres
+from hes.storage.records import NewEmail
+from hes.storage.sqlite import open_sqlite
 from hes.telemetry import names
 from hes.telemetry.telemetry import Telemetry
 from hes.told import EventKind, ProviderEvent, Told
+from tests import postgres
+from tests.fakes import an_email
 from tests.fakes.faults import Fault, Kind
 from tests.fakes.hooks import SendGridHook
 from tests.fakes.sendgrid import KEY, fake_sendgrid
 from tests.faults.house import House, measured_house
-from tests.storage.harness import run
+from tests.storage.harness import NOW, new_policy, next_id, run
 from tests.telemetry.collector import Collector
 from tests.telemetry.test_logs import lines_with, out
 from tests.telemetry.test_metrics import page_of, value
@@ -142,3 +149,23 @@ async def test_what_is_not_committed_is_not_told(
 def test_the_trace_is_the_last_field_of_what_is_stored() -> None:
     """Or it would not be found at the end of the JSON."""
     assert Email.__struct_fields__[-1] == "trace"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_traces_are_read_off_the_end_whatever_stands_before(kind: str, tmp_path: Path) -> None:
+    emails = [
+        an_email(id=EmailId("1"), trace=CALLER, text="x" * 200_000),
+        an_email(id=EmailId("2"), headers={"trace": CALLER}),
+        an_email(id=EmailId("3"), tags={"trace": CALLER}, trace=CALLER[:-2] + "00"),
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        if kind == "sqlite":
+            opening = open_sqlite(tmp_path / "hes.db", new_policy(), lambda: NOW, next_id)
+        else:
+            url = await stack.enter_async_context(postgres.database())
+            opening = open_postgres(PostgresUrl(url), new_policy(), next_id)
+        storage = await stack.enter_async_context(opening)
+        for email in emails:
+            await storage.accept(NewEmail(email=email, on_doubt=OnDoubt.HOLD, expires_in=3600))
+        found = await storage._database.read(lambda c, _: traces(c, [EmailId(i) for i in ("1", "2", "3", "4")]))
+    assert found == {"1": CALLER, "3": CALLER[:-2] + "00"}
