@@ -38,6 +38,9 @@ format: setup  ## Format, and mend what the linter can mend
 bench: setup  ## Measure emails per second, end to end (ARGS=--postgres)
 	$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 
+bench-telemetry: setup  ## Measure what metrics and traces cost at full load, in turns (ARGS="--rounds 3")
+	$(BIN)/python -m benchmarks.telemetry $(ARGS)
+
 bench-queue: setup  ## Measure what claiming costs on Postgres, however much waits (ARGS="--waiting 1000,10000")
 	$(BIN)/python -m benchmarks.queue $(ARGS)
 

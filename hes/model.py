@@ -177,7 +177,8 @@ class Email(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attachments: tuple[Attachment, ...] = ()
     tags: dict[str, str] = {}
     trace: str = ""
-    """The traceparent of the request that handed it in; "" if nothing was traced."""
+    """The traceparent of the request that handed it in; "" if nothing was traced. Stays the last field: storage reads
+    it off the end of the JSON."""
 
 
 class Delivery(Struct, frozen=True, kw_only=True):

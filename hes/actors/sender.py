@@ -20,8 +20,6 @@ from hes.telemetry.telemetry import OFF, Part, Telemetry, traceparent
 
 _log = logging.getLogger("hes.sender")
 
-_LEVELS = {Outcome.ACCEPTED: logging.DEBUG, Outcome.IN_DOUBT: logging.WARNING}
-
 PATIENCE_SECONDS = 1.0
 """How much longer than its time-out a call may take before it is given up from outside: providers keep their own."""
 
@@ -137,7 +135,7 @@ class Sender:
                 self.gate.release(given)
         attempt.ended(answer.outcome)
         is_believed = self.gate.record(given, leased.email.id, answer, self._monotonic() - began_at)
-        level = _LEVELS.get(answer.outcome, logging.INFO)
+        level = logging.DEBUG if answer.outcome is Outcome.ACCEPTED else logging.INFO
         if _log.isEnabledFor(level):
             said = f"{answer.outcome}: {answer.detail}" if answer.detail else answer.outcome.value
             _log.log(level, "email %s, attempt %d at %s: %s", leased.email.id, leased.number, leased.provider, said)

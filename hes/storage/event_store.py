@@ -5,6 +5,7 @@ about (an answer that is on its way still, a lease that has not ended) waits in 
 and less often; one that nothing fits for too long is of somebody else who uses the account.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -12,15 +13,16 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from hes import reports
-from hes.ids import NewId
 from hes.model import EmailId, Millis, Status
 from hes.policy import Policy
 from hes.reports import Standing
 from hes.storage import tables
 from hes.storage.batches import Insert, Row, Update, padded
-from hes.storage.database import Database
+from hes.storage.chronicle import Chronicle, Write
 from hes.storage.inbox import Taken
 from hes.storage.ledger import Ledger, load
+from hes.telemetry import names
+from hes.telemetry.telemetry import Telemetry
 from hes.told import ProviderEvent, Told
 
 AT_ONCE = 500
@@ -33,6 +35,8 @@ STRANGE_WAITS_MS = 600_000
 """One that does not: all that it can be early for is the commit of the answer with the provider's id."""
 NEWEST = 200
 """So many of a recipient's emails are looked through for the provider's id."""
+UNKNOWN = "unknown"
+"""A kind of event that HES does not know, in the metrics."""
 
 Pair = tuple[str, ProviderEvent]
 """Provider, and what it told."""
@@ -74,10 +78,10 @@ _select_by_their_id = (
 class EventStore:
     """`hes.storage.inbox.Inbox`."""
 
-    def __init__(self, database: Database, policy: Policy, new_id: NewId) -> None:
-        self._database = database
+    def __init__(self, chronicle: Chronicle, policy: Policy, telemetry: Telemetry) -> None:
+        self._chronicle = chronicle
         self._policy = policy
-        self._new_id = new_id
+        self._telemetry = telemetry
 
     async def take(self, provider: str, told: Told) -> Taken:
         if told.nonce:  # good once, so that all of it is taken or nothing
@@ -89,7 +93,12 @@ class EventStore:
         return Taken(new, waiting)
 
     async def _take(self, provider: str, told: Told) -> Taken:
-        def work(connection: sa.Connection, now: Millis) -> Taken:
+        told_of: list[str] = []
+        kinds: Counter[str] = Counter()
+
+        def work(connection: sa.Connection, now: Millis, write: Write) -> Taken:
+            told_of.clear()
+            kinds.clear()
             nonce = [(provider, f"nonce/{told.nonce}", now, "nonce", None, None)] if told.nonce else []
             if nonce and not _insert.run(connection, nonce):
                 return Taken()
@@ -100,19 +109,28 @@ class EventStore:
             new = {row.dedup_id for row in _insert.run(connection, rows)}
             # What is not understood is kept as it came, and nothing follows from it.
             fresh = [(provider, e) for e in by_id.values() if e.dedup_id in new and e.kind is not None]
-            waiting = self._tell(connection, now, fresh)
+            kinds.update(e.kind.value if e.kind else UNKNOWN for e in by_id.values() if e.dedup_id in new)
+            waiting = self._tell(connection, now, fresh, write, told_of)
             due = now + FIRST_PAUSE_MS
             _update.run(connection, [(of, e.dedup_id, _encode(e).decode(), due) for of, e in waiting])
             return Taken(new=len(new), waiting=len(waiting))
 
-        return await self._database.write(work)
+        with self._telemetry.batch("record") as batch:
+            taken = await self._chronicle.write(work)
+            batch.holds(told_of)
+        for kind, count in kinds.items():
+            self._telemetry.count(names.EVENTS, count, provider=provider, event=kind)
+        return taken
 
     async def match(self) -> int:
-        def work(connection: sa.Connection, now: Millis) -> int:
+        told_of: list[str] = []
+
+        def work(connection: sa.Connection, now: Millis, write: Write) -> int:
+            told_of.clear()
             rows = connection.execute(_select_waiting, {"now": now}).all()
             received = {(row.provider, row.dedup_id): row.received_at for row in rows}
             pairs = [(row.provider, _decode(row.event)) for row in rows]
-            waiting = self._tell(connection, now, pairs)
+            waiting = self._tell(connection, now, pairs, write, told_of)
             again = {(of, e.dedup_id): e for of, e in waiting}
             changes: list[Row] = []
             for key, at in received.items():
@@ -121,19 +139,32 @@ class EventStore:
             _update.run(connection, changes)
             return len(rows) - len(waiting)
 
-        return await self._database.write(work)
+        with self._telemetry.batch("record") as batch:
+            told = await self._chronicle.write(work)
+            batch.holds(told_of)
+        return told
 
-    def _tell(self, connection: sa.Connection, now: Millis, pairs: Sequence[Pair]) -> list[Pair]:
-        """Write what follows from these. Returns those that must wait."""
+    def _tell(
+        self, connection: sa.Connection, now: Millis, pairs: Sequence[Pair], write: Write, told_of: list[str]
+    ) -> list[Pair]:
+        """Write what follows from these. Returns those that must wait.
+
+        `told_of`: gets the trace of each email that something was told of, "" for one without.
+        """
         email_ids = [_email_id(connection, provider, event) for provider, event in pairs]
         ledger = load(connection, (email_id for email_id in email_ids if email_id is not None))
         standings = _standings(connection, (case.delivery.email_id for case in ledger.cases()))
         changed: dict[tuple[str, int], Standing] = {}
         waiting: list[Pair] = []
+        known: dict[EmailId, None] = {}
         for pair, email_id in zip(pairs, email_ids, strict=True):
             if email_id is None or not self._tell_one(ledger, standings, changed, email_id, pair, now):
                 waiting.append(pair)
-        ledger.write(connection, self._new_id)
+            else:
+                known[email_id] = None
+        self._chronicle.know_traces(connection, ledger, known)
+        told_of.extend(ledger.traces.get(email_id, "") for email_id in known)
+        write(ledger)
         rows = [(*key, s.status and s.status.value) for key, s in sorted(changed.items())]
         _update_recipients.run(connection, rows)
         return waiting

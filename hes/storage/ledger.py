@@ -97,10 +97,14 @@ class Ledger:
         self._cases = cases
         self._new_attempts: list[Attempt] = []
         self._changed_attempts: dict[AttemptId, Attempt] = {}
+        self._doubts: set[AttemptId] = set()
         self._dropped: list[Attempt] = []
         self._changed: dict[EmailId, Delivery] = {}
-        self._events: list[Event] = []
+        self.events: list[Event] = []
+        """The timeline's entries."""
         self._searches: list[Search] = []
+        self.traces: dict[EmailId, str] = {}
+        """The emails' traceparents, as far as somebody knows them."""
 
     def case(self, email_id: EmailId) -> Case | None:
         """As it stands with all changes made so far."""
@@ -116,21 +120,28 @@ class Ledger:
         email_id = change.delivery.email_id
         case = self._cases.get(email_id, Case(change.delivery))
         for attempt in change.attempts:
-            if case.attempt(attempt.id) is None:
+            before = case.attempt(attempt.id)
+            if before is None:
                 self._new_attempts.append(attempt)
-            else:
-                self._changed_attempts[attempt.id] = attempt
+                continue
+            if before.is_open_doubt and attempt.id not in self._changed_attempts:
+                self._doubts.add(attempt.id)
+            self._changed_attempts[attempt.id] = attempt
         if change.dropped is not None and (dropped := case.attempt(change.dropped)) is not None:
             self._dropped.append(dropped)
         self._cases[email_id] = case.after(change)
         self._changed[email_id] = change.delivery
-        self._events.extend(change.events)
+        self.events.extend(change.events)
         if change.search is not None:
             self._searches.append(change.search)
 
     def tell(self, events: Iterable[Event]) -> None:
         """Timeline entries about what changes nothing."""
-        self._events.extend(events)
+        self.events.extend(events)
+
+    def settled_doubts(self) -> list[Attempt]:
+        """Attempts that were in doubt before this transaction, and are not after it."""
+        return [attempt for id_ in self._doubts if not (attempt := self._changed_attempts[id_]).is_open_doubt]
 
     def write(self, connection: sa.Connection, new_id: NewId) -> None:
         """Write it all down: at most one statement per table and kind of change."""
@@ -140,7 +151,7 @@ class Ledger:
         _insert_attempts.run(connection, [_attempt_row(a) for a in self._new_attempts])
         _update_attempts.run(connection, [_attempt_change(a) for a in self._changed_attempts.values()])
         _update_deliveries.run(connection, [_delivery_change(d) for d in self._changed.values()])
-        _insert_events.run(connection, [event_row(e, new_id()) for e in self._events])
+        _insert_events.run(connection, [event_row(e, new_id()) for e in self.events])
         _insert_searches.run(connection, [_search_row(s) for s in self._searches])
 
 

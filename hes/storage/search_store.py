@@ -14,6 +14,7 @@ from hes.policy import Policy
 from hes.searching import Question, Way
 from hes.storage import tables
 from hes.storage.batches import Update, padded
+from hes.storage.chronicle import Chronicle, Write
 from hes.storage.contents import contents
 from hes.storage.database import Database
 from hes.storage.ledger import load, search_of
@@ -34,8 +35,9 @@ _update = Update(tables.searches, "next_at", "lease", "asked", "lost", "told")
 class SearchStore:
     """`hes.storage.searches.Searches`."""
 
-    def __init__(self, database: Database, policy: Policy, new_id: NewId) -> None:
+    def __init__(self, database: Database, chronicle: Chronicle, policy: Policy, new_id: NewId) -> None:
         self._database = database
+        self._chronicle = chronicle
         self._policy = policy
         self._new_id = new_id
 
@@ -89,7 +91,7 @@ class SearchStore:
     async def answer(self, asked: Asked) -> None:
         search = asked.search
 
-        def work(connection: sa.Connection, now: Millis) -> None:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> None:
             ledger = load(connection, [EmailId(search.email_id)])
             case = ledger.case(search.email_id)
             if case is None:
@@ -103,9 +105,9 @@ class SearchStore:
                     return  # it came too late: somebody else asks now
                 ledger.tell(searching.answered(case, search, asked.way, asked.answer, asked.detail, now))
                 _update.run(connection, [_change(put_back(case, asked, now))])
-            ledger.write(connection, self._new_id)
+            write(ledger)
 
-        await self._database.write(work)
+        await self._chronicle.write(work)
 
 
 def ask(policy: Policy, case: Case, search: Search, now: Millis, *, may_replay: bool) -> Question | Millis | None:

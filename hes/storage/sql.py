@@ -36,6 +36,7 @@ from hes.routing import Given
 from hes.storage import accepting, accounts, book, cluster, retention, tables
 from hes.storage.accounts import Quotas, QuotaTaken
 from hes.storage.batches import Insert
+from hes.storage.chronicle import Chronicle, Write
 from hes.storage.claiming import Claim
 from hes.storage.contents import contents, decode_email
 from hes.storage.database import Database
@@ -127,11 +128,12 @@ class SqlStorage:
         self._policy = policy
         self._new_id = new_id
         self._telemetry = telemetry
+        self._chronicle = Chronicle(database, new_id, telemetry)
         self.node_id = new_id()
         """Of this process."""
         self.keys = KeyStore(database, new_id)
-        self.searches = SearchStore(database, policy, new_id)
-        self.inbox = EventStore(database, policy, new_id)
+        self.searches = SearchStore(database, self._chronicle, policy, new_id)
+        self.inbox = EventStore(self._chronicle, policy, telemetry)
         self.accepts = GroupCommit(self._accept_group, limit=200, queue_limit=2000)
         self._claim = Claim(policy.routing)
         self._unreadable: set[EmailId] = set()
@@ -199,7 +201,7 @@ class SqlStorage:
         began: Millis = 0
         items: list[Leased] = []
 
-        def work(connection: sa.Connection, now: Millis) -> Leases:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> Leases:
             nonlocal began, items
             began, items = now, []
             quotas = Quotas(connection, self._policy.rules.daily_quotas, now)
@@ -224,14 +226,14 @@ class SqlStorage:
                 change = self._policy.lease(one.delivery, one.provider, attempt_id, room.render_version, now)
                 ledger.change(change)
                 items.append(leased(change, emails[one.delivery.email_id], room, deadline))
-            ledger.write(connection, self._new_id)
+            write(ledger)
             quotas.take(one.provider for one in given)
             return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))
 
         with self._telemetry.batch("lease") as batch:
             while True:
                 try:
-                    leases = await self._database.write(work)
+                    leases = await self._chronicle.write(work)
                 except QuotaTaken as error:
                     _log.debug("the quota of %s was used up by another process; the claim begins anew", error)
                 except CommitUnknown:
@@ -260,9 +262,10 @@ class SqlStorage:
     # --- what became of it ---------------------------------------------------------------------------------------
 
     async def settle(self, ended: Sequence[Ended], rooms: Mapping[str, Room]) -> Settled:
-        def work(connection: sa.Connection, now: Millis) -> Settled:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> Settled:
             stand = Quotas(connection, self._policy.rules.daily_quotas, now).limit(rooms)
             ledger = load(connection, (e.email_id for e in ended))
+            ledger.traces.update((e.email_id, e.trace) for e in ended)
             lost: list[AttemptId] = []
             verdicts: list[Verdict] = []
             for one in ended:
@@ -273,33 +276,33 @@ class SqlStorage:
                     lost.append(one.attempt_id)
                 verdicts += (Verdict(name, is_liar) for name, is_liar in self._policy.verdicts(case, one))
                 ledger.change(self._policy.settle(case, one, now, stand))
-            ledger.write(connection, self._new_id)
+            write(ledger)
             return Settled(tuple(lost), tuple(verdicts))
 
         with self._telemetry.batch("settle") as batch:
             batch.holds([one.trace for one in ended])
-            return await self._database.write(work)
+            return await self._chronicle.write(work)
 
     async def evidence(self, proofs: Sequence[Evidence]) -> None:
-        def work(connection: sa.Connection, now: Millis) -> None:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> None:
             ledger = load(connection, (p.email_id for p in proofs))
             for proof in proofs:
                 if (case := ledger.case(proof.email_id)) is not None:
                     ledger.change(self._policy.evidence(case, proof, now))
-            ledger.write(connection, self._new_id)
+            write(ledger)
 
-        await self._database.write(work)
+        await self._chronicle.write(work)
 
     async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
-        def work(connection: sa.Connection, now: Millis) -> int:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> int:
             ledger = load(connection, email_ids)
             changes = [interventions.disbelieve(self._policy.routing, case, provider, now) for case in ledger.cases()]
             for change in changes:
                 ledger.change(change)
-            ledger.write(connection, self._new_id)
+            write(ledger)
             return sum(change is not None for change in changes)
 
-        return await self._database.write(work)
+        return await self._chronicle.write(work)
 
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         await self._give_back_unknown()
@@ -322,7 +325,7 @@ class SqlStorage:
         return count
 
     async def _sweep(self, select_leased: sa.Select[Any], held: Collection[AttemptId] = ()) -> Swept:
-        def work(connection: sa.Connection, now: Millis) -> Swept:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> Swept:
             most = {"now": now, "most": BATCH + len(held)}
             leased = connection.execute(select_leased, most).all()
             lapsed = [email_id for email_id, attempt_id in leased if attempt_id not in held][:BATCH]
@@ -338,11 +341,11 @@ class SqlStorage:
             for email_id in searched:
                 if (case := ledger.case(EmailId(email_id))) is not None:
                     ledger.change(self._policy.search_over(case, now))
-            ledger.write(connection, self._new_id)
+            write(ledger)
             counts = (len(lapsed), len(expired), len(searched))
             return Swept(*counts, more=BATCH in counts)
 
-        return await self._database.write(work)
+        return await self._chronicle.write(work)
 
     # --- providers -----------------------------------------------------------------------------------------------
 
@@ -423,7 +426,7 @@ class SqlStorage:
         *,
         needs_content: bool = False,
     ) -> Many:
-        def work(connection: sa.Connection, now: Millis) -> Many:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> Many:
             some = book.some_of(connection, project, query, statuses, with_content=needs_content)
             ledger = load(connection, (email_id for email_id, is_fit in some if is_fit))
             changed = 0
@@ -432,10 +435,10 @@ class SqlStorage:
                     change = decide(case, now)
                     changed += change is not None
                     ledger.change(change)
-            ledger.write(connection, self._new_id)
+            write(ledger)
             return Many(changed, len(some) - changed, some[-1][0] if len(some) == query.limit else None)
 
-        return await self._database.write(work)
+        return await self._chronicle.write(work)
 
     async def edit(self, new: NewEmail, version: int) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
@@ -447,12 +450,12 @@ class SqlStorage:
         await self._database.write(work)
 
     async def erase(self, project: str, email_id: EmailId) -> None:
-        def work(connection: sa.Connection, now: Millis) -> None:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> None:
             ledger = load(connection, [email_id])
             book.erase(connection, now, project, email_id, ledger)
-            ledger.write(connection, self._new_id)
+            write(ledger)
 
-        await self._database.write(work)
+        await self._chronicle.write(work)
 
     async def _decide(
         self,
@@ -462,16 +465,16 @@ class SqlStorage:
         *,
         needs_content: bool = False,
     ) -> None:
-        def work(connection: sa.Connection, now: Millis) -> None:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> None:
             ledger = load(connection, [email_id])
             book.owned(ledger, project, email_id)
             if needs_content and not contents(connection, [email_id]):
                 raise WrongState("the content of this email was erased, so it can't be sent again")
             if (case := ledger.case(email_id)) is not None:
                 ledger.change(decide(case, now))
-            ledger.write(connection, self._new_id)
+            write(ledger)
 
-        await self._database.write(work)
+        await self._chronicle.write(work)
 
     async def restored(self) -> int:
         """Hold all that was on its way when the backup was made that this database is. Returns how many."""
@@ -479,16 +482,16 @@ class SqlStorage:
             tables.deliveries.c.status.in_([status.value for status in interventions.ON_THEIR_WAY])
         )
 
-        def work(connection: sa.Connection, now: Millis) -> int:
+        def work(connection: sa.Connection, now: Millis, write: Write) -> int:
             ids = connection.execute(on_their_way.limit(BATCH)).scalars().all()
             ledger = load(connection, (EmailId(i) for i in ids))
             for case in ledger.cases():
                 ledger.change(interventions.restore(self._policy.rules, case, now))
-            ledger.write(connection, self._new_id)
+            write(ledger)
             return len(ids)
 
         count = 0
-        while held := await self._database.write(work):
+        while held := await self._chronicle.write(work):
             count += held
         return count
 

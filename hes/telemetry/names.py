@@ -32,6 +32,8 @@ PROVIDER = "hes.provider"
 OUTCOME = "hes.outcome"
 FOUND = "hes.found"
 OPERATION = "hes.operation"
+EVENT = "hes.event"
+RESOLUTION = "hes.resolution"
 STATUS = "hes.status"
 STATE = "hes.state"
 ACTOR = "hes.actor"
@@ -49,7 +51,7 @@ ATTRIBUTES = {
     ERROR: "a status, or the name of an error; only there if it went wrong",
     MESSAGING: "`hes`: the queue is HES's own",
     DESTINATION: "`emails`",
-    MESSAGING_OPERATION: "`accept`, `lease`, `attempt`, `settle` or `ask`",
+    MESSAGING_OPERATION: "`accept`, `lease`, `attempt`, `settle`, `ask` or `record`",
     MESSAGING_TYPE: "`send`, `receive`, `process` or `settle`",
     MESSAGE: "the email's id",
     MESSAGES: "how many emails a batch has",
@@ -59,7 +61,10 @@ ATTRIBUTES = {
     PROVIDER: "a provider's configured name",
     OUTCOME: "`accepted`, `rejected`, `declined`, `refused`, `throttled`, `unavailable`, `in_doubt`, or `not_tried`",
     FOUND: "what a question about a doubt led to: `accepted`, `nothing` or `unavailable`",
-    OPERATION: "`accept`, `lease`, `settle`, `sweep` or `count`",
+    OPERATION: "`accept`, `lease`, `settle`, `record`, `sweep` or `count`",
+    EVENT: "`accepted`, `delivered`, `deferred`, `bounced`, `complained`, `opened`, `clicked`, `unsubscribed`, "
+    "`resubscribed`, `rejected` or `unknown`",
+    RESOLUTION: "`accepted`, `not_accepted` or `operator`: a person",
     STATUS: "`scheduled`, `queued`, `sending`, `in_doubt` or `held`",
     STATE: "`up`, `slowed`, `probing`, `down`, `refused` or `paused`",
     ACTOR: "an actor's name, such as `intake` or `sender mailgun`",
@@ -112,7 +117,7 @@ SEND = Span(
 )  # fmt: skip
 CALL = Span("{method}", "client", "one call to a provider", (METHOD, URL, ADDRESS, PORT, STATUS_CODE, ERROR))
 SETTLE = Span("settle emails", "internal", "a batch of outcomes is committed", _BATCH)
-
+RECORD = Span("record events", "internal", "what a provider told of emails is committed", _BATCH)
 ASK = Span(
     "ask about emails",
     "consumer",
@@ -120,12 +125,13 @@ ASK = Span(
     (MESSAGING, DESTINATION, MESSAGING_OPERATION, MESSAGING_TYPE, MESSAGE, EMAIL, ATTEMPT, PROVIDER, FOUND, ERROR),
 )
 
-SPANS = (REQUEST, ACCEPT, LEASE, SEND, CALL, SETTLE, ASK)
+SPANS = (REQUEST, ACCEPT, LEASE, SEND, CALL, SETTLE, RECORD, ASK)
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
+_LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 72 * 3600)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
@@ -158,6 +164,11 @@ ATTEMPT_SECONDS = Metric(
 QUESTION_SECONDS = Metric(
     "hes.question.duration", "histogram", "s", "Questions about doubts, by what they led to", (PROVIDER, FOUND), _SLOW
 )
+DOUBT_SECONDS = Metric(
+    "hes.doubt.duration", "histogram", "s", "How long doubts lasted, by what settled them",
+    (PROVIDER, RESOLUTION), _LONG,
+)  # fmt: skip
+EVENTS = Metric("hes.events", "counter", "{event}", "New events that providers told", (PROVIDER, EVENT))
 NOT_TRIED = Metric("hes.attempts.not_tried", "counter", "{attempt}", "Leased, and given back untried", (PROVIDER,))
 FAILOVERS = Metric("hes.failovers", "counter", "{email}", "Emails that came from another provider", (PROVIDER,))
 LAPSED = Metric("hes.leases.lapsed", "counter", "{lease}", "Leases that ran out: their emails are in doubt")
@@ -180,7 +191,7 @@ LOOP_LAG = Metric(
 ACTOR_BUSY = Metric("hes.actor.busy", "gauge", "s", "For how long an actor has been at one piece of work", (ACTOR,))
 
 METRICS = (
-    REQUEST_SECONDS, BATCH_SECONDS, BATCH_SIZE, STORAGE_ERRORS, ATTEMPT_SECONDS, QUESTION_SECONDS, NOT_TRIED, FAILOVERS,
-    LAPSED, EXPIRED, QUEUE, QUEUE_BYTES, QUEUE_LIMIT, OLDEST_DUE, GATE, HANDS, HANDS_LIMIT, MAILBOX, COMMITS,
-    CONNECTIONS, CONNECTIONS_MAX, LOOP_LAG, ACTOR_BUSY,
+    REQUEST_SECONDS, BATCH_SECONDS, BATCH_SIZE, STORAGE_ERRORS, ATTEMPT_SECONDS, QUESTION_SECONDS, DOUBT_SECONDS,
+    EVENTS, NOT_TRIED, FAILOVERS, LAPSED, EXPIRED, QUEUE, QUEUE_BYTES, QUEUE_LIMIT, OLDEST_DUE, GATE, HANDS,
+    HANDS_LIMIT, MAILBOX, COMMITS, CONNECTIONS, CONNECTIONS_MAX, LOOP_LAG, ACTOR_BUSY,
 )  # fmt: skip

@@ -48,7 +48,7 @@ from hes.model import AttemptId, Email, Leased
 from hes.telemetry import names
 from hes.telemetry.histograms import Exported, Histograms, Page
 from hes.telemetry.names import Metric, Span
-from hes.telemetry.telemetry import App, Current, Part, Telemetry, Values, _current
+from hes.telemetry.telemetry import App, Carried, Current, Part, Telemetry, Values, _current, traceparent
 
 TRACES_PER_SECOND = 10
 """How many a process begins, unless OTEL_TRACES_SAMPLER says otherwise."""
@@ -69,6 +69,7 @@ _BATCHES = {
     "accept": (names.ACCEPT, "send"),
     "lease": (names.LEASE, "receive"),
     "settle": (names.SETTLE, "settle"),
+    "record": (names.RECORD, "process"),
 }
 _ODD = frozenset("13579bdf")
 _READING = frozenset({"GET", "HEAD"})
@@ -119,6 +120,7 @@ class Recording(Telemetry):
         self._shown: dict[str, Values] = {}
         self._closing: threading.Thread | None = None
         self.has_metrics = meters is not None
+        self.has_traces = tracers is not None
         self.exposition = exposition
         if meters is not None:
             self._make_instruments(meters)
@@ -207,7 +209,7 @@ class Recording(Telemetry):
         given = [value for name, value in headers if name == b"traceparent"]
         parent = context_of(given[0].decode("latin-1")) if len(given) == 1 else None
         if self._sparing is not None and not self._sparing.begins(parent, is_read=method in _READING):
-            return _Carried.new(parent)
+            return _carried(parent)
         attributes: Attributes = {names.METHOD: method, names.SCHEME: scheme}
         return _Open(self._tracer, names.REQUEST, method, _below(parent), attributes)
 
@@ -216,10 +218,10 @@ class Recording(Telemetry):
         if self._tracer is None:
             return None
         if email.trace and not is_sampled(email.trace):
-            return _Carried(email.trace)
+            return Carried(email.trace)
         parent = context_of(email.trace)
         if parent is None and self._sparing is not None and not self._sparing.begins(None):
-            return _Carried.new(None)
+            return _carried(None)
         of_message: Attributes = {
             names.MESSAGING: "hes",
             names.DESTINATION: "emails",
@@ -309,28 +311,10 @@ class _Open(Current):
         return _Call(self._tracer, names.CALL, method, parent, attributes)
 
 
-class _Carried(Current):
-    """In the place of a span that is not sampled: makes none, and carries the ids on, for the log and for providers."""
-
-    def __init__(self, traceparent: str) -> None:
-        self.traceparent = traceparent
-        self.trace_id = traceparent[3:35]
-        self.span_id = traceparent[36:52]
-
-    @classmethod
-    def new(cls, parent: SpanContext | None) -> Self:
-        """With an id of its own, and of a trace of its own if it has no parent."""
-        trace_id = random.getrandbits(128) if parent is None else parent.trace_id
-        return cls(f"00-{trace_id:032x}-{random.getrandbits(64):016x}-00")
-
-    def __enter__(self) -> Self:
-        self._token = _current.set(self)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        _current.reset(self._token)
+def _carried(parent: SpanContext | None) -> Carried:
+    """What is not sampled: with an id of its own, and of a trace of its own if it has no parent."""
+    trace_id = random.getrandbits(128) if parent is None else parent.trace_id
+    return Carried(f"00-{trace_id:032x}-{random.getrandbits(64):016x}-00")
 
 
 class _Call(_Open):
@@ -471,6 +455,9 @@ class _Batch(Part):
             names.MESSAGING_TYPE: kind,
             names.MESSAGES: len(self._traces),
         }
+        here = context_of(traceparent()) if is_sampled(traceparent()) else None  # such as the request that told it
+        if here is not None and here.trace_id != first.trace_id:
+            others.insert(0, here)
         links = [Link(other) for other in others[:MOST_LINKS]]
         made = tracer.start_span(
             span.name, _below(first), _KINDS[span.kind], attributes, links, start_time=self._began_ns

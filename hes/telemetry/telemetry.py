@@ -63,6 +63,24 @@ class Current(Part):
         return _NOTHING
 
 
+class Carried(Current):
+    """In the place of a span: makes none, and carries the ids on, for the log and for providers."""
+
+    def __init__(self, traceparent: str) -> None:
+        self.traceparent = traceparent
+        self.trace_id = traceparent[3:35]
+        self.span_id = traceparent[36:52]
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)
+
+
 _current: ContextVar[Current | None] = ContextVar("hes_current_span", default=None)
 
 
@@ -75,6 +93,11 @@ def traceparent() -> str:
     """Its context, to be carried on; "": there is none."""
     span = _current.get()
     return span.traceparent if span is not None else ""
+
+
+def within(trace: str) -> Part:
+    """What is logged inside of it belongs to the span that this traceparent names; "": to none, or as before."""
+    return Carried(trace) if trace else _NOTHING
 
 
 def note(attribute: str, value: str | int) -> None:
@@ -96,13 +119,14 @@ class Telemetry:
     exposition: Callable[[], bytes] | None = None
     """Makes the text of /metrics; in a thread, it takes some milliseconds. None: there is no such page."""
     has_metrics = False
+    has_traces = False
 
     def around(self, app: App) -> App:
         """The application, with each request recorded."""
         return app
 
     def batch(self, operation: str) -> Part:  # noqa: ARG002 (nothing is recorded; likewise below)
-        """Around a transaction of the email's way: `accept`, `lease`, `settle`. Errors are counted."""
+        """Around a transaction of the email's way: `accept`, `lease`, `settle`, `record`. Errors are counted."""
         return _NOTHING
 
     def attempt(self, leased: Leased) -> Part:  # noqa: ARG002

@@ -1,5 +1,6 @@
 """API keys: made, listed, revoked. An admin of `default` has the keys of all projects in hand, others their own."""
 
+import logging
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post
@@ -17,6 +18,8 @@ from hes.web.key_request import WantedKey, read_key_request
 from hes.web.paging import PARAMETERS, USUAL_IN_PAGE, cursor_behind, read_cursor, read_limit
 from hes.web.requests import read_key_id, read_nothing, read_parameter, read_query, refuse_wrong, require_json
 from hes.web.views import Time, rfc3339, rfc3339_or_none
+
+_log = logging.getLogger("hes.keys")
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
@@ -82,6 +85,7 @@ async def create_key(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         test=wanted.test,
     )
     view = NewKeyView(**_shown(await desk.keys.create(new, principal.key_id)), key=key)
+    _log.info("key %s of %s was made by %s: %s", key_id, project, principal.key_id, ", ".join(wanted.scopes))
     headers = {"Location": f"/v1/keys/{key_id}", "Cache-Control": "no-store"}
     return Response(view, status_code=201, headers=headers)
 
@@ -119,7 +123,9 @@ async def revoke_key(key_id: FromPath[str], request: Request[Any, Any, Any], des
     principal = await authorize(desk.authenticator, request, "admin")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await request.body())
-    return key_view(await desk.keys.revoke(_reach(principal), read_key_id(key_id), principal.key_id))
+    key = await desk.keys.revoke(_reach(principal), read_key_id(key_id), principal.key_id)
+    _log.info("key %s of %s is revoked, says %s", key.id, key.project, principal.key_id)
+    return key_view(key)
 
 
 def key_view(key: StoredKey) -> KeyView:

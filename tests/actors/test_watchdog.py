@@ -29,15 +29,12 @@ class Heard(Telemetry):
     def __init__(self) -> None:
         self.shown: dict[str, Values] = {}
         self.recorded: list[tuple[str, float]] = []
-        self.was_late = anyio.Event()
 
     def show(self, metric: Metric, values: Values) -> None:
         self.shown[metric.name] = values
 
     def record(self, metric: Metric, value: float, *attributes: str | int) -> None:
         self.recorded.append((metric.name, value))
-        if metric is names.LOOP_LAG and value > 0.25:
-            self.was_late.set()
 
 
 class Book:
@@ -58,6 +55,8 @@ class Setup:
         self.heard = Heard()
         self.book = Book()
         self.busy: dict[str, float] = {}
+        self.blocked = 0.0
+        """So long somebody kept the loop from everything: in virtual time nobody can, so the clock is moved on."""
         self.dog = Watchdog(
             self.book,  # type: ignore[arg-type]  # only counts
             self.heard,
@@ -65,7 +64,7 @@ class Setup:
             busy_seconds=lambda: self.busy,
             queue_limit=7,
             clock=clock,
-            monotonic=anyio.current_time,
+            monotonic=lambda: anyio.current_time() + self.blocked,
             rng=random.Random(1),
         )
 
@@ -111,6 +110,29 @@ def test_a_stuck_actor_is_named_once_and_so_is_that_it_gets_on(caplog: pytest.Lo
             (busy, {names.ACTOR: "janitor"}),
         ]
     assert caplog.messages == ["janitor is stuck: it has been at one piece of work for 31 s", "janitor gets on again"]
+
+
+@pytest.mark.parametrize(("blocked", "told"), [(0.0, 0), (0.006, 0), (0.2, 0), (0.4, 1)])
+def test_a_loop_that_comes_late_is_measured_and_told_once(
+    blocked: float, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = Setup()
+
+    @in_virtual_time
+    async def compute() -> None:
+        with anyio.move_on_after(3):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(setup.dog.run)
+                await anyio.sleep(1.05)  # the watchdog sleeps, and somebody computes
+                setup.blocked = blocked
+
+    compute()
+    lags = [value for name, value in setup.heard.recorded if name == names.LOOP_LAG.name]
+    assert max(lags) == pytest.approx(blocked, abs=1e-6)
+    assert sum(lag > 1e-6 for lag in lags) == (blocked > 0)
+    assert [m for m in caplog.messages if "late" in m] == [
+        f"the event loop was {blocked:.2f} s late: something kept it from everything else"
+    ] * told
 
 
 def test_a_pulse_says_for_how_long_an_actor_has_been_at_it() -> None:

@@ -19,7 +19,7 @@ from tests import postgres
 from tests.fakes.faults import Fault, Kind
 from tests.fakes.sendgrid import fake_sendgrid
 from tests.faults.house import measured_house
-from tests.faults.server import Hes, client, cold, eventually, sendgrid_at
+from tests.faults.server import KEY, Hes, client, cold, eventually, sendgrid_at
 from tests.telemetry.collector import Collector
 
 
@@ -64,6 +64,21 @@ async def test_without_traces_there_are_no_ids(tmp_path: Path, page: Telemetry, 
         await hes.until(email_id, "sent")
     assert lines_with(out, email_id)
     assert "trace_id" not in out.getvalue()
+
+
+async def test_a_key_that_is_made_or_revoked_is_told_without_what_makes_it_one(
+    tmp_path: Path, all_of_it: Telemetry, out: io.StringIO
+) -> None:
+    async with fake_sendgrid() as fake, measured_house(all_of_it, tmp_path, fake) as hes:
+        made = (await hes.post("/v1/keys", {"name": "ann@example.org", "scopes": ["emails:send"]})).json()
+        headers = {"Authorization": f"Bearer {KEY}"}
+        answer = await hes._http.delete(f"http://hes/v1/keys/{made['id']}", headers=headers)
+        assert answer.status_code == 200, answer.text
+    lines = lines_with(out, f"key {made['id']} of default")
+    assert [("made" in line["event"], "revoked" in line["event"]) for line in lines] == [(True, False), (False, True)]
+    assert all(line["trace_id"] for line in lines)
+    assert made["key"] not in out.getvalue()
+    assert "ann@example.org" not in out.getvalue()
 
 
 # --- one trace over two processes ------------------------------------------------------------------------------------

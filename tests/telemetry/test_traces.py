@@ -105,6 +105,8 @@ async def test_every_span_and_attribute_is_in_the_list(tmp_path: Path, seen: Col
         await hes.post("/nothing", {})
         with all_of_it.asking(a_leased().email, AttemptId("a"), "sendgrid") as question:
             question.ended("nothing")
+        with all_of_it.batch("record") as batch:
+            batch.holds([CALLER])
     await closed(all_of_it)
     kinds = {span.name: span for span in names.SPANS}
     emitted: dict[str, set[str]] = {}
