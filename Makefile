@@ -1,7 +1,7 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos contracts lint format bench bench-telemetry bench-queue manifests image push binary
+.PHONY: help setup run test chaos rollout contracts lint format bench bench-telemetry bench-queue manifests image push binary
 .PHONY: package readme lock clean
 export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
 
@@ -21,6 +21,9 @@ test: setup  ## Run the tests
 
 chaos: setup  ## Kill mailers under load on Postgres, for longer than the tests do
 	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k killed
+
+rollout: setup  ## Replace every process under load (FROM=../hes-before: the old ones are of that checkout)
+	ROLLOUT_FROM=$(or $(FROM),.) ROLLOUT_SECONDS=10 ROLLOUT_RATE=40 $(BIN)/python -m pytest -s tests/faults/test_rollout.py
 
 contracts: setup  ## Write contracts/ anew from the tests; what changes there changes for others
 	WRITE_CONTRACTS=1 $(BIN)/python -m pytest -q tests/contracts
