@@ -22,14 +22,14 @@ from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
 from hes.actors.watchdog import Watchdog
 from hes.configured import all_providers, daily_quotas, rules_of
-from hes.errors import StorageUnavailable
+from hes.errors import ConfigError, StorageUnavailable
 from hes.ids import NewId
 from hes.mailer import Mailer
 from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
 from hes.providers import REGISTRY, Surroundings, make_provider
-from hes.providers.hook import ReadEvents
+from hes.providers.hook import BadEvents, BadSignature, ReadEvents
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
@@ -174,18 +174,32 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
 
 
 def make_hooks(settings: Settings) -> dict[str, ReadHook]:
-    """Of the providers that tell something and have a secret to know it by."""
+    """Of the providers that tell something and have a secret to know it by.
+
+    Raises ConfigError: a secret can't be one.
+    """
     found = {}
     for provider in settings.providers:
         read_events, secret = REGISTRY[provider.kind].read_events, provider.webhook_secret
         if read_events is not None and secret is not None:
             found[provider.name] = _hook(read_events, secret)
+            _try_secret(provider.name, found[provider.name])
     return found
 
 
 def _hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
     # Revealed for each POST: it may stand in a file that changes.
     return lambda headers, body, at: read_events(headers, body, secret.reveal(), at)
+
+
+def _try_secret(name: str, hook: ReadHook) -> None:
+    """By an empty POST, which is nothing that a provider signed."""
+    try:
+        hook({}, b"", 0)
+    except ConfigError as error:
+        raise ConfigError(f"provider {name}: {error}") from None
+    except (BadSignature, BadEvents):
+        return
 
 
 def make_operator(settings: Settings, storage: Storage, node: ThisNode, clock: Clock) -> Operator:

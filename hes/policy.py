@@ -281,7 +281,7 @@ class Policy:
             held = move(delivery, Cause.SEARCH_OVER_HOLD, Status.HELD, Reason.DOUBT)
             return Change(held, (timeline.held(held, now, over),))
         if delivery.on_doubt is OnDoubt.WAIT:
-            return Change(replace(delivery, due_at=delivery.expires_at), ())
+            return Change(replace(_touched(delivery), due_at=delivery.expires_at), ())
         waiting = self._next_try(delivery, over, now, rooms, lapsed=lapsed)
         queued = move(waiting, Cause.SEARCH_OVER_RESEND, Status.QUEUED)
         return Change(queued, (timeline.queued(queued, now, over, why="on_doubt is resend"),))

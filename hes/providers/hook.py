@@ -44,7 +44,7 @@ class BadEvents(Unreadable):
 ReadEvents = Callable[[Mapping[str, str], bytes, str, Millis], Told]
 """Headers (`get` ignores case, or the names are in lower case), the body as it came, `webhook_secret`, and the time.
 
-Raises BadSignature, BadEvents, and ConfigError if the secret can't be one.
+Raises BadSignature, BadEvents, and before either of these ConfigError if the secret can't be one.
 """
 
 

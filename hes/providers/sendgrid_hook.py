@@ -53,11 +53,12 @@ _KINDS = {
 
 def read_events(headers: Mapping[str, str], body: bytes, secret: str, now: Millis) -> Told:
     """A `ReadEvents`."""
+    key = _public_key(secret)
     signature, timestamp = headers.get(SIGNATURE), headers.get(TIMESTAMP)
     if not signature or not timestamp:
         raise BadSignature("The signature is missing. Is the signed event webhook switched on at SendGrid?")
     try:
-        _public_key(secret).verify(b64decode(signature, validate=True), timestamp.encode() + body, ec.ECDSA(SHA256()))
+        key.verify(b64decode(signature, validate=True), timestamp.encode() + body, ec.ECDSA(SHA256()))
     except (InvalidSignature, binascii.Error, ValueError):  # ValueError: not ASCII
         raise BadSignature("The signature does not fit the body and webhook_secret.") from None
     check_fresh(timestamp, now)

@@ -1,19 +1,23 @@
 """Events in, for every provider that tells some: whose POST is believed, and that no body breaks the reader."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 from multidict import CIMultiDict
 
+from hes.app import make_hooks
 from hes.errors import CallerError, ConfigError
 from hes.provider_settings import Kind
 from hes.providers import REGISTRY
 from hes.providers.hook import BadEvents, BadSignature
+from hes.settings import load
 from hes.told import EventKind, Told
 from tests.fakes.hooks import MailgunHook, Post, ResendHook, SendGridHook
 
@@ -188,6 +192,13 @@ def test_what_can_not_be_a_secret_is_an_error_of_configuration(case: Case) -> No
         assert not secret or secret not in str(caught.value).partition("Example")[0]
 
 
+@pytest.mark.parametrize("kind", [case.kind for case in CASES if case.no_secrets])
+def test_such_a_secret_is_told_at_the_start(kind: Kind, tmp_path: Path) -> None:
+    settings = load({}, {"HES_PROVIDERS": f"{kind.value}://K@default?webhook_secret=abc"}, tmp_path)
+    with pytest.raises(ConfigError, match=f"^provider {kind.value}: webhook_secret is not "):
+        make_hooks(settings)
+
+
 def garbage_for(case: Case) -> Callable[[bytes], Post]:
     if case.kind is Kind.MAILGUN:
         signature = msgspec.json.encode(case.hook.signature(AT))
@@ -231,7 +242,7 @@ FIELDS = [
 WORDS = ["delivered", "bounce", "click", "failed", "permanent", "clicked", "email.bounced", "email.clicked"]
 
 
-@settings(deadline=None)
+@hypothesis.settings(deadline=None)
 @given(st.sampled_from(CASES), st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from(WORDS)))
 def test_no_event_breaks_the_reader(case: Case, event: Mapping[str, Any]) -> None:
     told = read(case, case.hook.post([event] if case.kind is Kind.SENDGRID else event, AT))

@@ -298,10 +298,12 @@ async def _open_postgres(_: Path, policy: Policy, clock: Clock, new_id: NewId) -
 
 
 @asynccontextmanager
-async def postgres_without_hints(url: str, clock: Clock) -> AsyncIterator[SqlStorage]:
+async def postgres_without_hints(
+    url: str, clock: Clock, policy: Callable[[], Policy] = new_policy
+) -> AsyncIterator[SqlStorage]:
     """Where nothing else happens on its connections: hints to other processes have COMMITs of their own."""
     async with PostgresDatabase(PostgresUrl(url), clock) as database, anyio.create_task_group() as tasks:
-        storage = SqlStorage(database, new_policy(), next_id)
+        storage = SqlStorage(database, policy(), next_id)
         tasks.start_soon(storage.accepts.run)
         yield storage
         tasks.cancel_scope.cancel()

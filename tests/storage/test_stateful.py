@@ -7,6 +7,7 @@ There are no preconditions: several mailers that lease at once get now this, now
 that depends on it for flaky. What can't be done now is left, or what it needs is done first.
 """
 
+import random
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +28,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from msgspec import Struct
+from msgspec.structs import replace
 
+from hes.case import Means
 from hes.errors import KeyReused, WrongState
 from hes.model import (
     Attempt,
@@ -39,13 +42,17 @@ from hes.model import (
     Leased,
     OnDoubt,
     Outcome,
+    Reason,
     Resolution,
     Status,
 )
+from hes.policy import Policy
+from hes.searching import Way
 from hes.storage import tables
 from hes.storage.accepting import KEY_LIFETIME_MS
 from hes.storage.ledger import attempt_of, delivery_of
 from hes.storage.records import Accepted
+from hes.storage.searches import Asked, Asking
 from hes.storage.sql import SqlStorage
 from hes.transitions import TRANSITIONS
 from tests import postgres
@@ -53,10 +60,10 @@ from tests.storage.harness import (
     DAY_SECONDS,
     KINDS,
     LEASE_SECONDS,
+    RULES,
     FakeClock,
     ended,
     new_email,
-    new_policy,
     next_id,
     postgres_without_hints,
     rooms,
@@ -74,6 +81,14 @@ SURELY_NOT = {Outcome.REJECTED, Outcome.DECLINED, Outcome.REFUSED, Outcome.THROT
 MOVES = {(before, target.status) for (before, _), targets in TRANSITIONS.items() for target in targets}
 # One transaction may go through a doubt: it is told, but never seen from outside.
 MOVES |= {(before, after) for before, via in MOVES for doubt, after in MOVES if via is doubt is Status.IN_DOUBT}
+
+
+MEANS = {"a": Means(doubt_seconds=15, replay_seconds=600, look_up_seconds=DAY_SECONDS)}
+"""Provider b can't be asked: about its doubts the sender's policy acts at once."""
+
+
+def searching_policy() -> Policy:
+    return Policy(replace(RULES, means=MEANS), random.Random(7))
 
 
 class Life(Struct, frozen=True):
@@ -94,6 +109,16 @@ class Hand(Struct, frozen=True):
     leased: Leased
 
 
+class Question(Struct, frozen=True):
+    """What a mailer asks a provider."""
+
+    owner: int
+    asking: Asking
+    since: int
+    until: int
+    """It ends before that, answered or not."""
+
+
 def read_all(connection: sa.Connection, _now: int) -> dict[EmailId, Life]:
     attempts: dict[EmailId, list[Attempt]] = {}
     for row in connection.execute(sa.select(tables.attempts).order_by(tables.attempts.c.number)):
@@ -111,7 +136,7 @@ def read_all(connection: sa.Connection, _now: int) -> dict[EmailId, Life]:
 @asynccontextmanager
 async def on_sqlite(clock: FakeClock) -> AsyncIterator[list[SqlStorage]]:
     with tempfile.TemporaryDirectory() as folder:
-        async with KINDS["sqlite"].open(Path(folder), new_policy(), clock, next_id) as storage:
+        async with KINDS["sqlite"].open(Path(folder), searching_policy(), clock, next_id) as storage:
             assert isinstance(storage, SqlStorage)
             yield [storage] * len(OWNERS)
 
@@ -120,9 +145,9 @@ async def on_sqlite(clock: FakeClock) -> AsyncIterator[list[SqlStorage]]:
 async def on_postgres(clock: FakeClock) -> AsyncIterator[list[SqlStorage]]:
     async with (
         postgres.database() as url,
-        postgres_without_hints(url, clock) as one,
-        postgres_without_hints(url, clock) as two,
-        postgres_without_hints(url, clock) as three,
+        postgres_without_hints(url, clock, searching_policy) as one,
+        postgres_without_hints(url, clock, searching_policy) as two,
+        postgres_without_hints(url, clock, searching_policy) as three,
     ):
         yield [one, two, three]
 
@@ -142,6 +167,7 @@ class Lives(RuleBasedStateMachine):
         self.storages: list[SqlStorage] = self._opened.__enter__()
         self.lives: dict[EmailId, Life] = {}
         self.hands: list[Hand] = []
+        self.questions: list[Question] = []
         self.keys: dict[str, tuple[bytes, Accepted]] = {}
 
     def teardown(self) -> None:
@@ -159,13 +185,16 @@ class Lives(RuleBasedStateMachine):
 
     # --- what happens --------------------------------------------------------------------------------------------
 
-    @initialize(owner=owners)
-    def begin(self, owner: int) -> None:
-        """One of each kind, in somebody's hands."""
+    @initialize(owner=owners, in_doubt=st.booleans())
+    def begin(self, owner: int, *, in_doubt: bool) -> None:
+        """One of each kind, in somebody's hands or already in doubt."""
         for on_doubt in OnDoubt:
             self.accept(owner, on_doubt, DAY_SECONDS, None, b"this")
         self.lease(owner, 2, 1, is_idle=True)
         self.hold_against()
+        while in_doubt and self.hands:
+            self.end(0, Outcome.IN_DOUBT, again=False)
+            self.hold_against()
 
     @rule(
         owner=owners,
@@ -229,6 +258,7 @@ class Lives(RuleBasedStateMachine):
         assert len({hand.leased.email.id for hand in hands}) == len(hands), "leased twice at once"
         for leased in (hand.leased for hand in hands):
             life = self.lives[leased.email.id]
+            assert not self.is_replayed(leased.email.id), "by now it may be with the provider that is asked again"
             most[leased.provider] -= 1
             assert most[leased.provider] >= 0, "more than there are hands"
             assert life.delivery.status is Status.QUEUED
@@ -256,6 +286,7 @@ class Lives(RuleBasedStateMachine):
         if not self.hands:
             return
         hand = self.hands.pop(which % len(self.hands))
+        self.knows_otherwise(hand.leased.email.id)
         before = self.lives[hand.leased.email.id]
         told = [ended(hand.leased, outcome, self.clock())]
         lost = self.call(hand.owner, "settle", told, {}).lost
@@ -279,6 +310,68 @@ class Lives(RuleBasedStateMachine):
     def crash(self, owner: int) -> None:
         """It forgets what it has in hand."""
         self.hands = [hand for hand in self.hands if hand.owner != owner]
+        self.questions = [question for question in self.questions if question.owner != owner]
+
+    @rule(owner=owners, most=st.integers(1, 2))
+    def ask(self, owner: int, most: int) -> None:
+        """Questions about doubts are taken; when they are answered is another matter."""
+
+        async def claim() -> list[Asking]:
+            return await self.storages[owner].searches.claim({"a": most, "b": most}, {})
+
+        asked = self.portal.call(claim)
+        assert len(asked) <= most, "nobody can ask b"
+        for asking in asked:
+            life = self.lives[asking.email.id]
+            attempt = life.attempt(asking.search.attempt_id)
+            assert attempt is not None
+            assert attempt.is_open_doubt
+            assert attempt.provider == "a"
+            others = [q for q in self.questions if q.asking.search.attempt_id == attempt.id]
+            assert not any(self.clock() < q.since + LEASE_SECONDS * 1000 for q in others), "somebody is asking"
+            if asking.way is Way.REPLAY:
+                assert attempt == life.attempts[-1]
+                assert life.delivery.status is Status.IN_DOUBT or life.delivery.reason is Reason.DOUBT
+            now = self.clock()
+            self.questions.append(Question(owner, asking, now, now + round(asking.seconds * 1000)))
+
+    def is_replayed(self, email_id: EmailId) -> bool:
+        return any(
+            q.asking.email.id == email_id and q.asking.way is Way.REPLAY and self.clock() < q.until
+            for q in self.questions
+        )
+
+    @rule(which=choices, accepted=st.booleans(), again=st.booleans())
+    def answer(self, which: int, *, accepted: bool, again: bool) -> None:
+        """However late."""
+        if not self.questions:
+            self.ask(0, 2)
+        if not self.questions:
+            return
+        question = self.questions.pop(which % len(self.questions))
+        search, way = question.asking.search, question.asking.way
+        asked = Asked(search=search, way=way, answer="accepted" if accepted else "nothing", accepted=accepted)
+
+        async def tell() -> None:
+            await self.storages[question.owner].searches.answer(asked)
+
+        before = self.lives[search.email_id]
+        self.portal.call(tell)
+        after = self.read()[search.email_id]
+        attempt = after.attempt(search.attempt_id)
+        assert attempt is not None
+        if not accepted:
+            assert (after.delivery, after.attempts) == (before.delivery, before.attempts), "absence proves nothing"
+        else:
+            assert attempt.is_accepted
+            assert after.delivery.status in WENT_OUT or before.delivery.status is Status.SENDING
+        if again:
+            self.portal.call(tell)
+            assert self.read()[search.email_id] == after, "the same again tells nothing new"
+
+    def knows_otherwise(self, email_id: EmailId) -> None:
+        """A person or the provider has said what became of it, so that it moves while it is asked about."""
+        self.questions = [q for q in self.questions if q.asking.email.id != email_id or q.asking.way is Way.LOOK_UP]
 
     @rule(owner=owners, is_careful=st.booleans())
     def lapse(self, owner: int, *, is_careful: bool) -> None:
@@ -291,7 +384,7 @@ class Lives(RuleBasedStateMachine):
             is_kept = before.attempt_id in held or (before.lease_ends_at or 0) > self.clock()
             assert life.delivery.attempt_id == (before.attempt_id if is_kept else None)
 
-    @rule(owner=owners, seconds=st.sampled_from([1, 5, 600]))
+    @rule(owner=owners, seconds=st.sampled_from([1, 20, 600]))
     def wait(self, owner: int, seconds: int) -> None:
         self.clock.advance(seconds)
         self.call(owner, "sweep")
@@ -312,6 +405,7 @@ class Lives(RuleBasedStateMachine):
         fit = {"cancel": self.some(Status.QUEUED), "send": self.some(Status.FAILED, Status.CANCELLED)}
         ids = fit.get(verb, self.some(Status.HELD, Status.IN_DOUBT)) or sorted(self.lives)
         email_id = ids[which % len(ids)]
+        self.knows_otherwise(email_id)
         try:
             match verb:
                 case "cancel":
@@ -329,6 +423,7 @@ class Lives(RuleBasedStateMachine):
         if not attempts:
             return
         attempt = attempts[which % len(attempts)]
+        self.knows_otherwise(attempt.email_id)
         before = self.lives[attempt.email_id]
         told = Evidence(email_id=attempt.email_id, attempt_id=attempt.id, accepted=accepted, source="event")
         self.call(owner, "evidence", [told])
@@ -361,7 +456,9 @@ class Lives(RuleBasedStateMachine):
 def follows(before: Life, after: Life) -> None:
     """What may become of it in one transaction."""
     old, new = before.delivery, after.delivery
-    assert new.version > old.version or before == after
+    assert new.version > old.version or (new, after.attempts) == (old, before.attempts)
+    news = after.timeline[len(before.timeline) :]
+    assert new.version > old.version or set(news) <= {"in_doubt"}, "only a question without an answer changes nothing"
     assert new.status is old.status or (old.status, new.status) in MOVES
     assert after.timeline[: len(before.timeline)] == before.timeline, "nothing is struck out"
     for attempt in before.attempts:
@@ -405,7 +502,7 @@ def test_whatever_happens_in_whatever_order(kind: Any) -> None:
     run_state_machine_as_test(
         lambda: Lives(kind),  # type: ignore[arg-type]  # a factory is taken as well
         settings=settings(
-            max_examples=20,
+            max_examples=60,
             stateful_step_count=20,
             derandomize=True,  # the same each time: this is no place for news
             phases=[Phase.generate],  # twenty steps are read sooner than they are made fewer

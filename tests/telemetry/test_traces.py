@@ -120,7 +120,7 @@ async def test_every_span_and_attribute_is_in_the_list(tmp_path: Path, seen: Col
     assert set(names.RESOURCE) <= set(seen.resources[0])
     metrics = {metric.name for metric in names.METRICS}
     assert set(seen.metrics) <= metrics
-    assert {"hes.attempt.duration", "hes.loop.lag", "http.server.request.duration"} <= set(seen.metrics)
+    assert {"hes.attempt.duration", "hes.batch.duration", "http.server.request.duration"} <= set(seen.metrics)
 
 
 def is_of(span: SpanSeen, kind: names.Span) -> bool:
