@@ -1,7 +1,7 @@
 # Everything a developer types. Each target sets up first; that costs nothing when nothing changed.
 # PYTHON=python3.12 names another interpreter, ARGS="-k gate -x" goes to pytest, UPGRADE=--upgrade to the locks.
 
-.PHONY: help setup run test chaos contracts lint format bench bench-telemetry bench-queue manifests image push binary
+.PHONY: help setup run test chaos rollout contracts lint format bench bench-telemetry bench-queue manifests image push binary
 .PHONY: package readme lock clean
 export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
 
@@ -22,6 +22,9 @@ test: setup  ## Run the tests
 chaos: setup  ## Look for new trouble: other simulated worlds, mailers killed under load on Postgres for longer
 	SIMULATIONS=1000 $(BIN)/python -m pytest --hypothesis-profile=news tests/simulation -k breaks_an_invariant
 	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k killed
+
+rollout: setup  ## Replace every process under load (FROM=../hes-before: the old ones are of that checkout)
+	ROLLOUT_FROM=$(or $(FROM),.) ROLLOUT_SECONDS=10 ROLLOUT_RATE=40 $(BIN)/python -m pytest -s tests/faults/test_rollout.py
 
 contracts: setup  ## Write contracts/ anew from the tests; what changes there changes for others
 	WRITE_CONTRACTS=1 $(BIN)/python -m pytest -q tests/contracts

@@ -26,18 +26,24 @@ def main() -> None:
     out.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hes-binary-") as folder:
         place = Path(folder)
-        site, preamble = place / "site", place / "preamble.py"
+        site = place / "site"
         install = [sys.executable, "-m", "pip", "install", "-qq", "--no-compile", "--target", str(site)]
         show("binary", [*install, "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)], cwd=ROOT)
         show("binary", [*install, "--no-index", "--no-deps", str(build_wheel(place))], cwd=ROOT)
         forget(site)
-        preamble.write_text(PREAMBLE)
-        preamble.chmod(0o755)
-        packed = ["--site-packages", str(site), "--console-script", "hes", "--preamble", str(preamble)]
-        shiv = [sys.executable, "-m", "shiv.cli", *packed, "--compressed", "--python", "/usr/bin/env python3"]
-        run("binary", *shiv, "--output-file", str(out), cwd=ROOT)
+        pack(site, out, place)
         print(f"dist/hes: {out.stat().st_size / 2**20:.0f} MB, for Python {MADE_FOR}")
         try_serving("dist/hes", command(sys.executable, "-I", str(out), "serve", folder=place))
+
+
+def pack(site: Path, out: Path, place: Path) -> None:
+    """Make one file of what is installed in `site`. `place`: for what is needed meanwhile."""
+    preamble = place / "preamble.py"
+    preamble.write_text(PREAMBLE)
+    preamble.chmod(0o755)
+    packed = ["--site-packages", str(site), "--console-script", "hes", "--preamble", str(preamble)]
+    shiv = [sys.executable, "-m", "shiv.cli", *packed, "--compressed", "--python", "/usr/bin/env python3"]
+    run("binary", *shiv, "--output-file", str(out), cwd=ROOT)
 
 
 def forget(site: Path) -> None:

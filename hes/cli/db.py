@@ -11,7 +11,12 @@ from hes.cli.serve import config, database, settings_of
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from hes.model import Node
     from hes.settings import Settings
+    from hes.storage.storage import Storage
+
+LOOK_SECONDS = 0.5
+"""Who runs is looked for as often."""
 
 T = TypeVar("T")
 
@@ -51,7 +56,7 @@ def downgrade(revision: str, **flags: Any) -> None:
         migrations.downgrade(connection, revision)
         return migrations.current(connection)
 
-    click.echo(f"schema {_on_schema(flags, work) or 'base'}")
+    click.echo(f"schema {_on_schema(flags, work, make=False) or 'base'}")
 
 
 @db.command()
@@ -61,7 +66,7 @@ def current(**flags: Any) -> None:
     """Tell the schema's revision, and the one that this version needs."""
     from hes.storage import migrations
 
-    found = _on_schema(flags, migrations.current, alone=False)
+    found = _on_schema(flags, migrations.current, alone=False, make=False)
     click.echo(f"schema {found or 'base'}, needed {migrations.SCHEMA_VERSION}")
 
 
@@ -72,11 +77,13 @@ def restored(**flags: Any) -> None:
     """After a backup was put back: hold whatever was on its way when it was made.
 
     It may have gone out since, and nothing here knows. `hes emails list --status held` shows it, `hes emails resolve`
-    decides. HES must not be running; run this before it is started again.
+    decides. HES must not be running; run this before it is started again. A young backup looks as if HES ran: then this
+    waits until it is sure, 15 seconds at most.
     """
     import anyio
 
     settings = settings_of(flags, with_providers=False)
+    _refuse_none(settings)
     held = anyio.run(_hold_all, settings)
     if isinstance(held, str):
         raise click.ClickException(held)
@@ -95,23 +102,53 @@ async def _hold_all(settings: "Settings") -> int | str:
     async with app.open_storage(settings, app.now, new_id, random.SystemRandom()) as storage:
         try:
             await storage.check()
-            if not (nodes := await storage.nodes()):
+            if not (nodes := await _running(storage)):
                 return await storage.restored()
         except StorageError as error:
             return f"HES_DATABASE_URL: {error}"
         told = ", ".join(f"{node.host} ({node.role})" for node in nodes)
-        return f"HES_DATABASE_URL: HES runs there: {told}. Stop it, wait 15 seconds, and try again"
+        return f"HES_DATABASE_URL: HES runs there: {told}. Stop it, and try again"
     raise AssertionError  # the storage swallows nothing
 
 
-def _on_schema(flags: dict[str, Any], work: "Callable[[sa.Connection], T]", *, alone: bool = True) -> T:
-    """Run the work on the database; `alone`: a SQLite file is refused while another process has it open."""
+async def _running(storage: "Storage") -> "list[Node]":
+    """Who runs says so again and again. Who ran when the backup was made is silent, and soon counts as gone."""
+    import anyio
+
+    first = {node.id: node.seen_at for node in await storage.nodes()}
+    if first:
+        click.echo("the backup is so young that HES looks as if it ran; looking whether it does", err=True)
+    while nodes := await storage.nodes():
+        if speaking := [node for node in nodes if node.seen_at != first.get(node.id)]:
+            return speaking
+        await anyio.sleep(LOOK_SECONDS)
+    return []
+
+
+def _refuse_none(settings: "Settings") -> None:
+    """Raises ConfigError where there is no SQLite file: a look must not make one."""
+    from hes import app
+    from hes.errors import ConfigError
+
+    if settings.is_sqlite and not (path := app.sqlite_path(settings)).exists():
+        raise ConfigError(f"HES_DATABASE_URL: there is no {path}; `hes serve` and `hes db upgrade` make it")
+
+
+def _on_schema(
+    flags: dict[str, Any], work: "Callable[[sa.Connection], T]", *, alone: bool = True, make: bool = True
+) -> T:
+    """Run the work on the database.
+
+    `alone`: a SQLite file is refused while another process has it open. `make`: it is made if it is not there.
+    """
     import anyio
 
     from hes import app
     from hes.storage import postgres, sqlite
 
     settings = settings_of(flags, with_providers=False)
+    if not make:
+        _refuse_none(settings)
     if not settings.is_sqlite:
         return anyio.run(postgres.run_schema, app.postgres_url(settings), work)
     path = app.sqlite_path(settings)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from hes.model import EmailId, Node, OnDoubt, Outcome, Reason, Status
@@ -71,14 +72,46 @@ async def test_what_a_backup_had_on_its_way_is_held_and_what_was_at_rest_stays(u
     assert db(url, "restored", folder=tmp_path)[1].startswith("0 emails")
 
 
+ONE = Node(id="one", role="mailer", host="pod-1", version="1")
+
+
 async def test_while_hes_runs_nothing_is_held(tmp_path: Path) -> None:
-    async with postgres.database() as url:
-        async with open_postgres(PostgresUrl(url), new_policy(), next_id) as storage:
-            assert isinstance(storage, SqlStorage)
-            await storage.appear(Node(id="one", role="mailer", host="pod-1", version="1"))
-        code, said = db(url, "restored", folder=tmp_path)
+    async with (
+        postgres.database() as url,
+        open_postgres(PostgresUrl(url), new_policy(), next_id) as storage,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def run() -> None:
+            while True:
+                await storage.appear(ONE)
+                await anyio.sleep(0.05)
+
+        tasks.start_soon(run)
+        code, said = await anyio.to_thread.run_sync(lambda: db(url, "restored", folder=tmp_path))
+        tasks.cancel_scope.cancel()
     assert code == 2
     assert "HES runs there: pod-1 (mailer). Stop it" in said
+
+
+async def test_who_ran_when_the_backup_was_made_is_waited_for_and_not_taken_for_running(tmp_path: Path) -> None:
+    """It was seen 13 s before this: with a backup that is no older it takes so much longer."""
+    async with postgres.database() as url:
+        async with open_postgres(PostgresUrl(url), new_policy(), next_id) as storage:
+            await storage.appear(ONE)
+        await postgres.execute(url, "UPDATE nodes SET seen_at = seen_at - 13000")
+        code, said = db(url, "restored", folder=tmp_path)
+    assert code == 0, said
+    assert "looking whether it does" in said
+    assert "0 emails are held" in said
+
+
+@pytest.mark.parametrize("command", [["current"], ["downgrade", "base"], ["restored"]])
+def test_a_look_at_a_sqlite_file_makes_none(command: list[str], tmp_path: Path) -> None:
+    code, said = db(f"sqlite:///{tmp_path}/hes.db", *command, folder=tmp_path)
+    assert code == 2
+    assert f"HES_DATABASE_URL: there is no {tmp_path}/hes.db" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_password_is_in_no_error(tmp_path: Path) -> None:

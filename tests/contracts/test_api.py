@@ -4,6 +4,7 @@ Clients are older or newer than the HES they talk to. What stands in the contrac
 """
 
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +18,7 @@ from msgspec import Struct
 from pact import Verifier, match
 
 from hes.client import Client, HesApiError
+from hes.web.routes import _document
 from tests import postgres
 from tests.contracts.pacts import a_pact, check_committed, verify
 from tests.fakes.faults import Fault, Kind, Point
@@ -93,6 +95,8 @@ A_KEY_VIEW = {
     "test": False,
     "created_at": a_time,
 }
+
+MANY = {"changed": match.int(1), "skipped": match.int(0), "next_cursor": None}
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -275,6 +279,36 @@ CALLS = [
         answer=email("sent"),
     ),
     Call(
+        text="decide about all that are held",
+        state=HELD,
+        do=lambda hes: hes.resolve_many("failed", status="held", tag="kind:receipt"),
+        method="POST",
+        path="/v1/emails/resolve",
+        body={"decision": "failed", "filter": {"status": "held", "tag": "kind:receipt"}},
+        status=200,
+        answer=MANY,
+    ),
+    Call(
+        text="cancel all that are scheduled",
+        state=SCHEDULED,
+        do=lambda hes: hes.cancel_many(status="scheduled", from_="shop@example.com"),
+        method="POST",
+        path="/v1/emails/cancel",
+        body={"filter": {"status": "scheduled", "from": "shop@example.com"}},
+        status=200,
+        answer=MANY,
+    ),
+    Call(
+        text="cancel by a filter that can't be",
+        do=lambda hes: hes.cancel_many(status="lost"),
+        method="POST",
+        path="/v1/emails/cancel",
+        body={"filter": {"status": "lost"}},
+        status=422,
+        answer=problem(422, errors=[{"path": "status", "message": match.str("must be one of")}]),
+        raises=True,
+    ),
+    Call(
         text="erase",
         state=SENT,
         do=lambda hes: hes.erase(ID),
@@ -341,6 +375,26 @@ CALLS = [
         answer={"status": "ready"},
     ),
 ]
+
+
+def test_every_operation_for_clients_is_in_the_contract() -> None:
+    """What providers call (`/hooks`) has a contract of its own: what HES reads of their events."""
+    operations = {
+        (method.upper(), path)
+        for path, methods in json.loads(_document())["paths"].items()
+        for method in methods
+        if path.startswith("/v1/")
+    }
+    called = {(call.method, re.sub(r"/[0-9a-f-]{36}", "/{id}", call.path)) for call in CALLS}
+    assert {(method, _nameless(path)) for method, path in operations} == {
+        (method, _nameless(path).replace("/providers/outbox", "/providers/{}"))
+        for method, path in called
+        if path.startswith("/v1/")
+    }
+
+
+def _nameless(path: str) -> str:
+    return re.sub(r"{\w+}", "{}", path)
 
 
 def test_what_clients_ask_and_need_is_the_contract(tmp_path: Path) -> None:

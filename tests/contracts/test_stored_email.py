@@ -9,14 +9,17 @@ from typing import Any
 
 import anyio
 import msgspec
+import pytest
 import sqlalchemy as sa
 from pact import Verifier, match
 from pact.types import Message
 
 from hes.model import Address, Attachment, Email, EmailId
 from hes.storage import tables
+from hes.storage.sql import SqlStorage
 from tests.contracts.pacts import a_pact, check_committed, verify
-from tests.web.service import open_service
+from tests.storage.harness import KINDS, new_policy, next_id, run
+from tests.web.service import Service, now
 
 CONTRACT = "hes-mailer-hes-api.json"
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -113,21 +116,21 @@ def test_what_a_mailer_reads_is_the_contract(tmp_path: Path) -> None:
     check_committed(tmp_path, CONTRACT)
 
 
-async def stored(request: dict[str, Any], folder: Path) -> bytes:
-    """What the API writes when it accepts this."""
+async def stored(kind: str, request: dict[str, Any], folder: Path) -> bytes:
+    """What the API writes when it accepts this, on this kind of storage."""
     folder.mkdir()
-    async with open_service(folder / "hes.db") as service:
-        email_id = await service.accepted(**request)
-        engine = sa.create_engine(f"sqlite:///{service.path}")
-        with engine.connect() as connection:
-            content = connection.scalar(sa.select(tables.emails.c.content).where(tables.emails.c.id == email_id))
-        engine.dispose()
+    async with KINDS[kind].open(folder, new_policy(), now, next_id) as storage:
+        assert isinstance(storage, SqlStorage)
+        email_id = await Service(storage, folder).accepted(**request)
+        found = await run(storage, sa.select(tables.emails.c.content).where(tables.emails.c.id == email_id))
+        content = found.scalar_one()
     assert isinstance(content, bytes)
     return content
 
 
-async def test_what_an_api_writes_keeps_the_contract(tmp_path: Path) -> None:
-    written = {text: await stored(request, tmp_path / text) for text, request in REQUESTS.items()}
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_what_an_api_writes_keeps_the_contract(kind: str, tmp_path: Path) -> None:
+    written = {text: await stored(kind, request, tmp_path / text) for text, request in REQUESTS.items()}
 
     def produce(name: str, metadata: dict[str, Any]) -> Message:
         return {"contents": written[name], "content_type": "application/json", "metadata": None}

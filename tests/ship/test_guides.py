@@ -13,7 +13,7 @@ from tests.test_readme import blocks
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
-SHIPPING = ["backup", "container", "kubernetes", "local", "upgrade"]
+SHIPPING = ["backup", "cluster", "container", "kubernetes", "local", "scaling", "upgrade"]
 each_guide = pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 
 
