@@ -152,6 +152,9 @@ class Sender:
         try:
             with anyio.fail_after(leased.timeout_seconds + PATIENCE_SECONDS):
                 return await self._provider.send(leased.email, leased.attempt_id, leased.timeout_seconds)
+        except TimeoutError:
+            _log.warning("the call for email %s to %s did not end in time", leased.email.id, leased.provider)
+            return Answer(outcome=Outcome.IN_DOUBT, detail="the call did not end in time")
         except Exception:  # noqa: BLE001 (whatever an adapter raises, the email is in doubt and its neighbours go on)
             _log.exception("a bug in sending email %s through %s", leased.email.id, leased.provider)
             return Answer(outcome=Outcome.IN_DOUBT, detail="HES failed in the middle of the call; see its log")

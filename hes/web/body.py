@@ -181,6 +181,8 @@ def _read_list(
     items = [(f"{path}[{i}]", item) for i, item in enumerate(value)] if isinstance(value, list) else [(path, value)]
     found = []
     for item_path, item in items:
+        if errors.are_enough:
+            break
         address = _read_mailbox(item_path, item, errors, outbox_only=outbox_only)
         if address is not None and (key := address.email.lower()) not in seen:
             seen.add(key)

@@ -26,6 +26,11 @@ class Errors(list[FieldError]):
         if len(self) < MAX_ERRORS:
             self.append(FieldError(path, message))
 
+    @property
+    def are_enough(self) -> bool:
+        """No more are told, so none need be looked for."""
+        return len(self) >= MAX_ERRORS
+
     def refusal(self) -> InvalidEmail:
         first = self[0]
         rest = "" if len(self) == 1 else f" ({len(self) - 1} more in `errors`)"

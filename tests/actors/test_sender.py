@@ -109,6 +109,7 @@ async def test_a_provider_that_breaks_its_time_out_is_given_up_from_outside() ->
         assert ended.answer is not None
         assert ended.answer.outcome is Outcome.IN_DOUBT
         assert anyio.current_time() == pytest.approx(10 + PATIENCE_SECONDS)
+        assert ended.answer.detail == "the call did not end in time"
 
 
 @in_virtual_time
