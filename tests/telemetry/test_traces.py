@@ -9,7 +9,8 @@ from anyio import to_thread
 
 from hes.model import AttemptId
 from hes.telemetry import names
-from hes.telemetry.recording import Sparing, context_of, is_sampled, start
+from hes.telemetry.recording import start
+from hes.telemetry.spans import Sparing, context_of, is_sampled
 from hes.telemetry.telemetry import Telemetry, current, traceparent
 from tests.actors.parts import a_leased
 from tests.fakes.faults import Fault, Kind, Point
