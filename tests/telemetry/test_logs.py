@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hes.log import configure
 from hes.telemetry.telemetry import Telemetry
 from tests import postgres
 from tests.fakes.faults import Fault, Kind
+from tests.fakes.hooks import SendGridHook
 from tests.fakes.sendgrid import fake_sendgrid
 from tests.faults.house import measured_house
 from tests.faults.server import KEY, Hes, client, cold, eventually, sendgrid_at
@@ -148,10 +150,11 @@ async def test_a_canary_in_all_that_goes_in_is_in_nothing_that_hes_tells_of_itse
 ) -> None:
     """At debug level: log, spans, metrics, errors, process arguments; with answers that repeat it, and with faults."""
     bootstrap = f"bootstrap-{CANARY}-key-of-more-than-32-characters"
+    hook = SendGridHook()
     async with fake_sendgrid() as fake:
         bad_key = f"sendgrid://{CANARY}-key@default?base_url={quote(fake.url, safe='')}&name=wrong"
         settings = {
-            "providers": f"{sendgrid_at(fake.url)} {bad_key}",
+            "providers": f"{sendgrid_at(fake.url)}&webhook_secret={quote(hook.secret, safe='')} {bad_key}",
             "bootstrap_key": bootstrap,
             "log_level": "debug",
             "otel_exporter_otlp_endpoint": seen.url,
@@ -182,11 +185,28 @@ async def test_a_canary_in_all_that_goes_in_is_in_nothing_that_hes_tells_of_itse
                     return bool(read.json()["status"] == "sent")
 
                 await eventually(sent)
-                for path in (f"/v1/emails?to=ann-{CANARY}@example.org", f"/v1/emails/{CANARY}", f"/{CANARY}?{CANARY}"):
-                    await ask("GET", process.url + path, headers=headers)
-                await ask("POST", f"{process.url}/v1/emails", content=f'{{"from": "{CANARY}', headers=headers)
-                await ask("POST", f"{process.url}/v1/emails", json=MAIL | {"to": CANARY}, headers=headers)
-                await ask("GET", f"{process.url}/v1/emails", headers={"Authorization": f"Bearer {CANARY}"})
+                bounce = {
+                    "event": "bounce",
+                    "sg_event_id": CANARY,
+                    "email": f"ann-{CANARY}@example.org",
+                    "reason": f"550 no mailbox ann-{CANARY}@example.org",
+                    "hes_id": email_id,
+                    "hes_attempt": fake.accepted[0].hes_attempt,
+                }
+                signed, body = hook.post([bounce], int(time.time()))
+                taken = await ask("POST", f"{process.url}/hooks/sendgrid", content=body, headers=signed)
+                assert taken.json() == {"new": 1}
+                await ask("GET", f"{process.url}/v1/emails?to=ann-{CANARY}@example.org", headers=headers)
+                emails = f"{process.url}/v1/emails"
+                refused = [
+                    await ask("GET", f"{emails}/{CANARY}", headers=headers),
+                    await ask("GET", f"{process.url}/{CANARY}?{CANARY}", headers=headers),
+                    await ask("POST", emails, content=f'{{"from": "{CANARY}', headers=headers),
+                    await ask("POST", emails, json=MAIL | {"to": CANARY}, headers=headers),
+                    await ask("GET", emails, headers={"Authorization": f"Bearer {CANARY}"}),
+                    await ask("POST", f"{process.url}/hooks/sendgrid", content=CANARY, headers=signed),
+                ]
+                assert all(answer.status_code >= 400 for answer in refused)
                 metrics = (await ask("GET", f"{process.url}/metrics")).text
             arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
             process.signal(signal.SIGTERM)
@@ -199,7 +219,8 @@ async def test_a_canary_in_all_that_goes_in_is_in_nothing_that_hes_tells_of_itse
         "log": process.stderr().encode(),
         "metrics": metrics.encode(),
         "arguments": arguments,
+        "errors": b"".join(answer.content for answer in refused),
         "exported": b"".join(seen.bodies),
     }
     assert [where for where, text in told.items() if CANARY.encode() in text] == []
-    assert email_id in process.stderr()
+    assert f"email {email_id}: bounced" in process.stderr()
