@@ -108,10 +108,10 @@ async def send_again(
 ) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
-    desk.rates.spend(principal)
     send_at = read_send_request(request.headers, await request.body(), desk.clock())
     id_ = read_email_id(email_id)
     delivery = (await desk.storage.read(principal.project, id_)).delivery
+    desk.rates.spend(principal)
     is_at_rest = delivery.status in {Status.DRAFT, Status.FAILED, Status.CANCELLED}
     with desk.backlog.room(Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()):
         await desk.storage.send(principal.project, id_, send_at)

@@ -40,13 +40,13 @@ from hes.web.views import AcceptedView, accepted_view
 async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[AcceptedView]:
     """Accept one email: on disk first, then answered."""
     principal = await authorize(desk.authenticator, request, "emails:send")
-    desk.rates.spend(principal)
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
     with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
         raw = await request.body()
         submission = check_submission(desk, principal, decode(raw))
+        desk.rates.spend(principal)
         new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)
         load = Waiting() if new.is_draft else Waiting(1, len(raw))
         accepted = await desk.backlog.take_in(

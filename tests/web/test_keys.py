@@ -570,6 +570,14 @@ async def test_a_key_keeps_to_its_rate(house: House) -> None:
     assert house.count_rows()["emails"] == 4
 
 
+async def test_what_sends_nothing_spends_nothing_of_it(house: House) -> None:
+    key = (await house.make(rate_per_second=1, sender_domains=["example.com"]))["key"]
+    for wrong in ({"from": "a@example.org"}, {"to": "nobody"}):
+        assert (await house.send(LEAST | wrong, key=key)).status_code in {403, 422}
+    assert await house.status(key, "POST", f"/v1/emails/{NOWHERE}/send") == 404
+    assert (await house.send(key=key)).status_code == 202
+
+
 # --- nowhere to be seen
 
 
