@@ -37,6 +37,7 @@ class GroupCommit(Generic[Item, Result]):
         self._limit = limit
         self._queue_limit = queue_limit
         self._waiting: deque[_Group[Item, Result]] = deque()
+        self._writing = 0
         self._arrived = anyio.Event()
         self._has_ended = False
 
@@ -44,6 +45,11 @@ class GroupCommit(Generic[Item, Result]):
     def waiting(self) -> int:
         """Items whose transaction has not begun."""
         return sum(len(group.items) for group in self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """All items that are not answered yet: those that wait, and those of the transaction that runs."""
+        return self.waiting + self._writing
 
     async def submit(self, item: Item) -> Result:
         """Returns once it is on disk. Raises what the transaction, or this item in it, led to.
@@ -79,12 +85,14 @@ class GroupCommit(Generic[Item, Result]):
                     self._arrived = anyio.Event()
                     await self._arrived.wait()
                 group = self._waiting.popleft()
+                self._writing = len(group.items)
                 try:
                     group.results = await self._commit(group.items)
                 except StorageBroken as error:
                     group.results = [error] * len(group.items)
                     raise
                 finally:
+                    self._writing = 0
                     group.done.set()
         finally:
             self._has_ended = True

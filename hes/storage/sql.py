@@ -148,7 +148,7 @@ class SqlStorage:
         by_state = (("used", used), ("idle", idle))
         yield names.CONNECTIONS, [(n, {**of_pool, names.CONNECTION_STATE: state}) for state, n in by_state]
         yield names.CONNECTIONS_MAX, [(most, of_pool)]
-        yield names.COMMITS, [(self.accepts.waiting, {})]
+        yield names.COMMITS, [(self.accepts.in_flight, {})]
 
     # --- accepting -----------------------------------------------------------------------------------------------
 

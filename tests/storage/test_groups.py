@@ -85,7 +85,9 @@ async def test_what_arrives_during_a_write_shares_the_next() -> None:
             callers.start_soon(opened.call, item)
         await anyio.wait_all_tasks_blocked()
         assert opened.answers == {}, "nobody is answered before the commit"
+        assert (opened.commits.waiting, opened.commits.in_flight) == (3, 4)
         disk.may_end.set()
+    assert opened.commits.in_flight == 0
     assert disk.groups == [[1], [2, 3, 4]]
     assert opened.answers == {1: 10, 2: 20, 3: 30, 4: 40}
 
