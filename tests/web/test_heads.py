@@ -69,8 +69,9 @@ async def rest(stream: SocketStream) -> bytes:
     """All that comes until the other side ends the connection."""
     found = b""
     try:
-        async for part in stream:
-            found += part
+        with anyio.fail_after(PATIENCE_SECONDS):
+            async for part in stream:
+                found += part
     except anyio.BrokenResourceError:
         pass  # reset: it was closed while we still wrote
     return found
