@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from anyio import to_thread
 
+from tests import postgres
 from tests.fakes.hooks import MailgunHook
 from tests.faults.server import PATIENCE_SECONDS, Hes, client, cold
 from tests.faults.test_finding import mailgun_at
@@ -44,15 +45,28 @@ def send_headers(hes: Hes) -> tuple[int, bytes]:
             return sent, b""
 
 
+async def check_that_headers_are_not_kept(hes: Hes) -> None:
+    await hes.ready()
+    before = memory(hes.pid)
+    for _ in range(3):
+        sent, answer = await to_thread.run_sync(send_headers, hes)
+        assert sent < 50, "what buffers on the way hold, and no more"
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
+    assert memory(hes.pid) < before + 20 * MB
+
+
 async def test_endless_headers_are_not_kept(tmp_path: Path) -> None:
     async with cold(tmp_path) as hes:
-        await hes.ready()
-        before = memory(hes.pid)
-        for _ in range(3):
-            sent, answer = await to_thread.run_sync(send_headers, hes)
-            assert sent < 50, "what buffers on the way hold, and no more"
-            assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
-        assert memory(hes.pid) < before + 20 * MB
+        await check_that_headers_are_not_kept(hes)
+
+
+async def test_nor_by_a_mailer_that_only_tells_its_health(tmp_path: Path) -> None:
+    providers = mailgun_at("http://127.0.0.1:1")
+    async with (
+        postgres.database() as url,
+        cold(tmp_path, role="mailer", database_url=url, providers=providers) as hes,
+    ):
+        await check_that_headers_are_not_kept(hes)
 
 
 async def test_bodies_that_do_not_come_keep_nobody_away(tmp_path: Path) -> None:
