@@ -49,6 +49,12 @@ from hes.web.throttle import Rates, WrongKeys
 
 BODY_BYTES_IN_HAND = 128 * 1024 * 1024
 """Of requests together that are being read or written to disk; each takes about three times its size in memory."""
+EVENT_BYTES_IN_HAND = 32 * 1024 * 1024
+"""Of providers' events likewise."""
+BODY_SECONDS = 30.0
+"""How long the body of a request may take to come: the largest at a megabyte a second."""
+EVENTS_SECONDS = 10.0
+"""Likewise of a provider, whose POSTs are smaller and whose lines are good."""
 
 
 def now() -> Millis:
@@ -259,6 +265,9 @@ def make_desk(
         on_doubt=settings.on_doubt,
         expires_in=settings.expires_in,
         max_body_bytes=settings.max_body_bytes,
-        bodies=Budget(BODY_BYTES_IN_HAND),
+        bodies=Budget("emails", BODY_BYTES_IN_HAND, time.monotonic),
+        body_seconds=BODY_SECONDS,
+        events=Budget("events of providers", EVENT_BYTES_IN_HAND, time.monotonic),
+        events_seconds=EVENTS_SECONDS,
         attempt_timeout_limit=min(settings.lease_seconds, settings.grace_seconds) - MARGIN_SECONDS,
     )

@@ -8,6 +8,7 @@ HesError
 │   ├── NotAuthenticated   401
 │   ├── Forbidden          403
 │   ├── NotFound           404
+│   ├── TooSlow            408
 │   ├── WrongState         409
 │   ├── KeyInUse           409, with Retry-After
 │   ├── WrongVersion       412
@@ -77,6 +78,15 @@ class Forbidden(CallerError):
 
 class NotFound(CallerError):
     status, title = 404, "Not found"
+
+
+class TooSlow(CallerError):
+    """The body did not come in time. The connection ends with the answer (RFC 9110, section 15.5.9)."""
+
+    status, title = 408, "Too slow"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Connection": "close"})
 
 
 class WrongState(CallerError):

@@ -26,6 +26,7 @@ from hes.settings import Settings
 from hes.storage.sql import SqlStorage
 from hes.telemetry.telemetry import OFF, App, Telemetry
 from hes.web.desk import Readiness
+from hes.web.heads import BoundedHeads
 
 _log = logging.getLogger("hes")
 
@@ -174,6 +175,7 @@ async def _give_up_at_second(signals: AsyncIterator[signal.Signals]) -> None:
 def _uvicorn_config(web: App, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         web,
+        http=BoundedHeads,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # whose X-Forwarded-For is believed: hes.web.throttle

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "node": f"mailer model settings {KINDLESS} storage.hints",
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
     "workers": "",  # processes of one serve: knows nothing of what they do
-    "serving": "app errors ids model settings storage.sql telemetry web.desk",  # a process's life
+    "serving": "app errors ids model settings storage.sql telemetry web.desk web.heads",  # a process's life
     "__main__": "cli errors",
 }
 ONLY_IN = {

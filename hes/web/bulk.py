@@ -15,7 +15,7 @@ from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.many import FILTERS, read_list_query
 from hes.web.paging import cursor_behind
-from hes.web.requests import read_object, read_query, require_json, to_decision
+from hes.web.requests import read_body, read_object, read_query, require_json, to_decision
 from hes.web.shape import below
 
 IN_A_BATCH = 100
@@ -40,11 +40,11 @@ class ManyView(Struct, frozen=True):
     "filter's `cursor` it goes on.",
     status_code=200,
     response_description="How many there were",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
 )
 async def resolve_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> ManyView:
     principal = await authorize(desk.authenticator, request, "emails:send")
-    body = await _body(request, "decision", "filter")
+    body = await _body(desk, request, "decision", "filter")
     decision = to_decision(body.get("decision"))
     query = _read_filter(body)
     try:
@@ -63,18 +63,18 @@ async def resolve_emails(request: Request[Any, Any, Any], desk: NamedDependency[
     "filter's `cursor` it goes on.",
     status_code=200,
     response_description="How many there were",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
 )
 async def cancel_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> ManyView:
     principal = await authorize(desk.authenticator, request, "emails:send")
-    query = _read_filter(await _body(request, "filter"))
+    query = _read_filter(await _body(desk, request, "filter"))
     return await _all(query, lambda some: desk.emails.cancel_many(principal.project, some))
 
 
-async def _body(request: Request[Any, Any, Any], *known: str) -> dict[str, Any]:
+async def _body(desk: Desk, request: Request[Any, Any, Any], *known: str) -> dict[str, Any]:
     read_query(request.scope["query_string"])
     require_json(request.headers)
-    return read_object(await request.body(), *known)
+    return read_object(await read_body(request, desk.body_seconds), *known)
 
 
 def _read_filter(body: dict[str, Any]) -> ListQuery:

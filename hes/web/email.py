@@ -16,7 +16,7 @@ from hes.web.documents import problems
 from hes.web.draft import Changes, edited, read_changes
 from hes.web.emails import check_submission, new_email
 from hes.web.requests import (
-    body_bytes,
+    read_body,
     read_email_id,
     read_if_match,
     read_nothing,
@@ -59,14 +59,14 @@ def _answer(view: EmailView, status_code: int = 200) -> Response[EmailView]:
     description="Cancelling again changes nothing and is answered the same.",
     status_code=200,
     response_description="The email, cancelled",
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
 )
 async def cancel_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
-    read_nothing(request.headers, await request.body())
+    read_nothing(request.headers, await read_body(request, desk.body_seconds))
     id_ = read_email_id(email_id)
     await desk.storage.cancel(principal.project, id_)
     return _answer(email_view(await desk.storage.read(principal.project, id_)))
@@ -79,7 +79,7 @@ async def cancel_email(
     description="`sent`: it arrived. `resend`: send it again, even if it may arrive twice. `failed`: give it up.",
     status_code=200,
     response_description="The email, as it stands after the decision",
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
 )
 async def resolve_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
@@ -87,7 +87,7 @@ async def resolve_email(
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     require_json(request.headers)
-    decision = read_resolve(await request.body())
+    decision = read_resolve(await read_body(request, desk.body_seconds))
     id_ = read_email_id(email_id)
     await desk.storage.resolve(principal.project, id_, decision, principal.key_id)
     desk.wake()
@@ -101,14 +101,14 @@ async def resolve_email(
     description="With `send_at`: then, and not now. Not while a provider may have taken it already.",
     status_code=202,
     response_description="The email, as it stands now",
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
 )
 async def send_again(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
-    send_at = read_send_request(request.headers, await request.body(), desk.clock())
+    send_at = read_send_request(request.headers, await read_body(request, desk.body_seconds), desk.clock())
     id_ = read_email_id(email_id)
     delivery = (await desk.storage.read(principal.project, id_)).delivery
     desk.rates.spend(principal)
@@ -127,7 +127,7 @@ async def send_again(
     "as a new email is. Of a scheduled email `send_at` and nothing else. `If-Match` with the `ETag` of an earlier "
     "answer: only if nothing changed since then.",
     response_description="The email, as it stands now",
-    responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 503),
 )
 async def edit_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
@@ -137,8 +137,8 @@ async def edit_email(
     version = read_if_match(request.headers.getall("if-match", []))
     require_json(request.headers)
     id_ = read_email_id(email_id)
-    with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
-        changes = read_changes(await request.body(), desk.clock())
+    with desk.bodies.hold() as charge:
+        changes = read_changes(await read_body(request, desk.body_seconds, charge), desk.clock())
         while not await _is_changed(desk, principal, id_, changes, version):
             pass  # somebody else changed it meanwhile: theirs first, then this
     desk.wake()

@@ -16,7 +16,7 @@ from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.email_request import EmailRequest
 from hes.web.requests import (
-    body_bytes,
+    read_body,
     read_idempotency_key,
     read_query,
     require_json,
@@ -34,7 +34,7 @@ from hes.web.views import AcceptedView, accepted_view
     response_description="The email is on disk",
     responses={
         201: ResponseSpec(AcceptedView, description="The draft is on disk", generate_examples=False),
-        **problems(400, 401, 403, 409, 413, 415, 422, 503),
+        **problems(400, 401, 403, 408, 409, 413, 415, 422, 503),
     },
 )
 async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[AcceptedView]:
@@ -43,8 +43,8 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
-    with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
-        raw = await request.body()
+    with desk.bodies.hold() as charge:
+        raw = await read_body(request, desk.body_seconds, charge)
         submission = check_submission(desk, principal, decode(raw))
         desk.rates.spend(principal)
         new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)

@@ -12,7 +12,7 @@ from hes.errors import ConfigError, NotFound, Overloaded
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.health import NO_KEY
-from hes.web.requests import body_bytes
+from hes.web.requests import read_body
 
 HOOK_BODY_BYTES = 4 * 1024 * 1024
 """Of one POST. SendGrid's are the largest: some thousands of events."""
@@ -34,7 +34,7 @@ class EventsView(Struct, frozen=True):
     status_code=200,
     security=NO_KEY,
     response_description="The events are on disk",
-    responses=problems(400, 401, 404, 413, 503, needs_key=False),
+    responses=problems(400, 401, 404, 408, 413, 503, needs_key=False),
 )
 async def take_events(
     provider_name: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
@@ -42,9 +42,10 @@ async def take_events(
     read_events = desk.hooks.get(provider_name)
     if read_events is None:
         raise NotFound("There is no provider of that name whose events are taken; it needs a webhook_secret.")
-    with desk.bodies.hold(body_bytes(request.headers, HOOK_BODY_BYTES)):
+    with desk.events.hold() as charge:
+        raw = await read_body(request, desk.events_seconds, charge)
         try:
-            told = read_events(request.headers, await request.body(), desk.clock())
+            told = read_events(request.headers, raw, desk.clock())
         except ConfigError as error:
             _log.error("provider %s: %s", provider_name, error)
             raise Overloaded("HES can't check events of this provider as it is configured") from None

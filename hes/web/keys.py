@@ -16,7 +16,15 @@ from hes.web.documents import problems
 from hes.web.key_form import digest_of, new_key, prefix
 from hes.web.key_request import WantedKey, read_key_request
 from hes.web.paging import PARAMETERS, USUAL_IN_PAGE, cursor_behind, read_cursor, read_limit
-from hes.web.requests import read_key_id, read_nothing, read_parameter, read_query, refuse_wrong, require_json
+from hes.web.requests import (
+    read_body,
+    read_key_id,
+    read_nothing,
+    read_parameter,
+    read_query,
+    refuse_wrong,
+    require_json,
+)
 from hes.web.views import Time, rfc3339, rfc3339_or_none
 
 _log = logging.getLogger("hes.keys")
@@ -62,13 +70,13 @@ class KeyPage(Struct, frozen=True):
     description="The answer holds the key; only its hash is kept, so it can't be had again.",
     status_code=201,
     response_description="The key was made",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
 )
 async def create_key(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[NewKeyView]:
     principal = await authorize(desk.authenticator, request, "admin")
     read_query(request.scope["query_string"])
     require_json(request.headers)
-    wanted = read_key_request(await request.body(), desk.clock(), outbox_only=desk.outbox_only)
+    wanted = read_key_request(await read_body(request, desk.body_seconds), desk.clock(), outbox_only=desk.outbox_only)
     project = wanted.project or principal.project
     _check_may_give(principal, wanted, project)
     key_id = desk.new_id()
@@ -117,12 +125,12 @@ async def list_keys(request: Request[Any, Any, Any], desk: NamedDependency[Desk]
     description="It is refused everywhere within 5 seconds. Revoking again changes nothing and is answered the same.",
     status_code=200,
     response_description="The key, revoked",
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
 )
 async def revoke_key(key_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> KeyView:
     principal = await authorize(desk.authenticator, request, "admin")
     read_query(request.scope["query_string"])
-    read_nothing(request.headers, await request.body())
+    read_nothing(request.headers, await read_body(request, desk.body_seconds))
     key = await desk.keys.revoke(_reach(principal), read_key_id(key_id), principal.key_id)
     _log.info("key %s of %s is revoked, says %s", key.id, key.project, principal.key_id)
     return key_view(key)

@@ -20,7 +20,7 @@ from hes.web.documents import problems
 from hes.web.emails import check_submission, new_email
 from hes.web.paging import PARAMETERS, USUAL_IN_PAGE, cursor_behind, read_cursor, read_limit
 from hes.web.problems import Problem, problem_of
-from hes.web.requests import body_bytes, read_idempotency_key, read_parameter, read_query, refuse_wrong, require_json
+from hes.web.requests import read_body, read_idempotency_key, read_parameter, read_query, refuse_wrong, require_json
 from hes.web.shape import Errors, decode, unreadable
 from hes.web.times import read_time
 from hes.web.views import EmailSummary, Time, accepted_view, email_summary
@@ -122,15 +122,15 @@ def _one_of(words: type[Status | Reason]) -> Callable[[str], Status | Reason]:
     description="One transaction for all that are good; one result for each, in order. If none is good: 422.",
     status_code=202,
     response_description="The results",
-    responses=problems(400, 401, 403, 409, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 408, 409, 413, 415, 422, 503),
 )
 async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[BatchView]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
-    with desk.bodies.hold(body_bytes(request.headers, desk.max_body_bytes)):
-        raw = await request.body()
+    with desk.bodies.hold() as charge:
+        raw = await read_body(request, desk.body_seconds, charge)
         items = await _read_items(desk, principal, _read_batch(raw))
         desk.rates.spend(principal, sum(isinstance(item, NewEmail) for item in items))
         if not any(isinstance(item, NewEmail) for item in items):

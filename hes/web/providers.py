@@ -12,7 +12,7 @@ from hes.model import GateState, GateStatus, Node, ProviderStatus
 from hes.web.auth import authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
-from hes.web.requests import read_nothing, read_query
+from hes.web.requests import read_body, read_nothing, read_query
 from hes.web.views import Time, rfc3339, rfc3339_or_none
 
 
@@ -93,7 +93,7 @@ async def list_providers(request: Request[Any, Any, Any], desk: NamedDependency[
     description="Until `resume`, also after a restart. Calls in flight end. Pausing again changes nothing.",
     status_code=200,
     response_description="The provider, paused",
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
 )
 async def pause_provider(
     name: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
@@ -107,7 +107,7 @@ async def pause_provider(
     summary="End a pause",
     status_code=200,
     response_description="The provider",
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
 )
 async def resume_provider(
     name: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
@@ -122,7 +122,7 @@ async def resume_provider(
     description="For when its trouble was mended: it is used again at once, refusals are forgotten. A pause stays.",
     status_code=200,
     response_description="The provider",
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
 )
 async def reset_provider(
     name: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
@@ -135,7 +135,7 @@ async def _turn(
 ) -> ProviderView:
     principal = await authorize(desk.authenticator, request, "providers")
     read_query(request.scope["query_string"])
-    read_nothing(request.headers, await request.body())
+    read_nothing(request.headers, await read_body(request, desk.body_seconds))
     if name not in desk.provider_names:
         raise NotFound("There is no such provider.")
     turn = {"pause": desk.gates.pause, "resume": desk.gates.resume, "reset": desk.gates.reset}[how]

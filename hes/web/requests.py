@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+import anyio
 import msgspec
+from litestar import Request
 from litestar.datastructures import Headers
 from msgspec import Struct
 
-from hes.errors import FieldError, Invalid, NotFound, Unreadable, UnsupportedType
+from hes.errors import FieldError, Invalid, NotFound, TooSlow, Unreadable, UnsupportedType
 from hes.model import Decision, EmailId, Millis
 from hes.web.shape import MAX_ERRORS, below, unreadable
 from hes.web.times import read_send_at
@@ -51,10 +53,23 @@ def require_json(headers: Headers) -> None:
         raise UnsupportedType("Compressed bodies are not taken; send it without `Content-Encoding`.")
 
 
-def body_bytes(headers: Headers, most: int) -> int:
-    """How much memory to keep free for the body: what was announced, else the most that is taken."""
-    announced = headers.get("content-length", "")
-    return min(int(announced), most) if announced.isdecimal() else most
+async def read_body(
+    request: Request[Any, Any, Any], seconds: float, charge: Callable[[int], None] = lambda _: None
+) -> bytes:
+    """The whole body, which has so many seconds to come, however slowly.
+
+    `charge`: is told how many bytes came, before they are kept. Not what was announced: to announce costs nothing.
+    Raises: TooSlow, and what `charge` raises.
+    """
+    parts = []
+    try:
+        with anyio.fail_after(seconds):
+            async for part in request.stream():
+                charge(len(part))
+                parts.append(part)
+    except TimeoutError:
+        raise TooSlow(f"The body did not come within {seconds:g} seconds.") from None
+    return b"".join(parts)
 
 
 def read_idempotency_key(values: Sequence[str]) -> str | None:

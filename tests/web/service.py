@@ -38,6 +38,7 @@ from hes.storage.sqlite import open_sqlite
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
 from hes.web.desk import Budget, Desk, ReadHook, Readiness
+from hes.web.hooks import HOOK_BODY_BYTES
 from hes.web.problems import MEDIA_TYPE
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
@@ -136,7 +137,10 @@ class Service:
             expires_in=86_400,
             attempt_timeout_limit=18.0,
             max_body_bytes=MAX_BODY_BYTES,
-            bodies=Budget(2 * MAX_BODY_BYTES),
+            bodies=Budget("emails", 2 * MAX_BODY_BYTES, time.monotonic),
+            body_seconds=30.0,
+            events=Budget("events of providers", 2 * HOOK_BODY_BYTES, time.monotonic),
+            events_seconds=10.0,
         )
 
         self._app = create_web(self.desk)
