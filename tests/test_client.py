@@ -258,6 +258,7 @@ async def test_nothing_else_is_repeated(call: Caller, stub: Stub, words: tuple[s
         (BUSY, "503 Service Unavailable (Try again.)"),
         (Told(502, b"<html>"), "502 Bad Gateway"),
         (Told(429, {"title": "Too many", "detail": ""}), "429 Too Many Requests"),
+        (Told(408, {"title": "Too slow", "detail": ""}), "408 Request Timeout"),
     ],
 )
 async def test_a_repeat_says_why(call: Caller, stub: Stub, answer: Told, why: str) -> None:

@@ -100,7 +100,7 @@ def _unanswered(answer: Answer | NoAnswer) -> str | None:
     if isinstance(answer, NoAnswer):
         return answer.why
     # A 409 with a Retry-After: the same request is being worked on. 502 and 504 come from what stands in front of HES.
-    if answer.status in {429, 502, 503, 504} or (answer.status == HTTPStatus.CONFLICT and answer.retry_after):
+    if answer.status in {408, 429, 502, 503, 504} or (answer.status == HTTPStatus.CONFLICT and answer.retry_after):
         return " ".join([f"{answer.status} {HTTPStatus(answer.status).phrase}", *_detail(answer)])
     return None
 
