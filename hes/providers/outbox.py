@@ -4,7 +4,9 @@ Each email is put, as the message it would be, into the database and into a Mail
 any mail reader opens. A provider like all others: it is leased for, it can fail, it answers.
 """
 
+import errno
 import os
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -32,7 +34,7 @@ class Outbox:
     def __init__(self, name: str, keep: Keep, maildir: Path | None) -> None:
         """`maildir` None: in the database only."""
         if maildir is not None:
-            _check(maildir)
+            _make(maildir)
         self.name = name
         self._keep = keep
         self._maildir = maildir
@@ -58,17 +60,36 @@ class Outbox:
         """Nothing is open."""
 
 
-def _check(maildir: Path) -> None:
+def _make(maildir: Path) -> None:
+    """At the start, where somebody reads what is wrong, and not with the first email."""
     if maildir.exists() and not maildir.is_dir():
-        raise ConfigError(f"HES_OUTBOX_DIR: {maildir} is not a folder. Example: HES_OUTBOX_DIR=./outbox")
+        raise _refusal(f"{maildir} is not a folder")
     if not maildir.absolute().parent.is_dir():
-        raise ConfigError(f"HES_OUTBOX_DIR: {maildir.parent} does not exist. Example: HES_OUTBOX_DIR=./outbox")
+        raise _refusal(f"{maildir.parent} does not exist")
+    try:
+        for folder in _make_folders(maildir):
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # a disk that is full now may have room when an email comes
+            raise _refusal(f"{maildir} can't be written: {error.strerror}") from None
+
+
+def _refusal(wrong: str) -> ConfigError:
+    return ConfigError(f"HES_OUTBOX_DIR: {wrong}. Example: HES_OUTBOX_DIR=./outbox")
+
+
+def _make_folders(maildir: Path) -> list[Path]:
+    """Where messages are written; for nobody else to read."""
+    maildir.mkdir(exist_ok=True, mode=0o700)
+    folders = [maildir / name for name in ("tmp", "new", "cur")]
+    for folder in folders:
+        folder.mkdir(exist_ok=True, mode=0o700)
+    return folders
 
 
 def _write(maildir: Path, email_id: EmailId, message: bytes) -> None:
     """Into `tmp`, synced, then moved to `new`, so that a reader never sees half a message."""
-    for folder in (maildir, *(maildir / name for name in ("tmp", "new", "cur"))):
-        folder.mkdir(exist_ok=True, mode=0o700)  # for nobody else to read
+    _make_folders(maildir)
     draft = maildir / "tmp" / f"{email_id}.hes"  # not by attempt: one that fails half-way leaves no copy behind
     with draft.open("wb") as file:
         file.write(message)
