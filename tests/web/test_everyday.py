@@ -392,6 +392,21 @@ async def test_an_erased_email_keeps_its_trace_without_addresses(hes: Service) -
     assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).status_code == 409
 
 
+async def test_erasing_changes_the_version_once(hes: Service) -> None:
+    async def version(email_id: str) -> int:
+        answer = await hes.ask("GET", f"/v1/emails/{email_id}")
+        assert answer.headers["etag"] == f'"{answer.json()["version"]}"'
+        return int(answer.json()["version"])
+
+    cancelled, draft = await accepted(hes), await accepted(hes, draft=True)
+    await hes.ask("POST", f"/v1/emails/{cancelled}/cancel")
+    for email_id in (cancelled, draft):
+        before = await version(email_id)
+        for _ in range(2):
+            await hes.ask("DELETE", f"/v1/emails/{email_id}")
+            assert await version(email_id) == before + 1
+
+
 async def test_an_erased_draft_is_cancelled(hes: Service) -> None:
     email_id = await accepted(hes, draft=True)
     await hes.ask("DELETE", f"/v1/emails/{email_id}")
