@@ -83,6 +83,14 @@ def parse_bare_address(text: str, *, outbox_only: bool = False) -> str:
     return f"{local.lower() if local.lower() in _ROLES else local}@{domain}"
 
 
+def as_stored(text: str) -> str:
+    """The form in which this address would be stored, to look for it; what is no address stays as it is."""
+    try:
+        return parse_bare_address(text, outbox_only=True)
+    except AddressError:
+        return text
+
+
 @lru_cache(maxsize=4096)
 def _ascii_domain(domain: str, *, outbox_only: bool) -> str:
     return _validate(f"x@{domain}", outbox_only=outbox_only)[1]
