@@ -99,8 +99,10 @@ def with_outbox_in(folder: Path, outbox: str) -> Settings:
 async def test_an_outbox_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
     rng = random.Random(1)
     (tmp_path / "file").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tmp").touch()
     wrong = {
-        "/proc/x": "HES_OUTBOX_DIR: /proc/x can't be written: ",
+        f"{tmp_path}/out": f"HES_OUTBOX_DIR: {tmp_path}/out can't be written: ",
         f"{tmp_path}/file": f"HES_OUTBOX_DIR: {tmp_path}/file is not a folder.",
         f"{tmp_path}/none/out": f"HES_OUTBOX_DIR: {tmp_path}/none does not exist.",
     }
