@@ -1,7 +1,10 @@
 """The wired actors, stopped in a bad moment: what was leased last still finds a hand, and no doubt is made."""
 
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -119,3 +122,14 @@ async def test_the_start_leaves_an_empty_maildir(tmp_path: Path) -> None:
     async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
         make_providers(settings, storage, now)
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["cur", "new", "tmp"]
+
+
+def test_what_stops_the_start_is_one_sentence(tmp_path: Path) -> None:
+    environ = {"HES_OUTBOX_DIR": f"{tmp_path}/none/out", "HES_PORT": "0", "PATH": os.environ["PATH"]}
+    start = [sys.executable, "-m", "hes", "serve"]
+    root = Path(__file__).parents[1]
+    environ |= {"PYTHONPATH": str(root), "HES_DATABASE_URL": f"sqlite:///{tmp_path}/hes.db"}
+    done = subprocess.run(start, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert f"hes: HES_OUTBOX_DIR: {tmp_path}/none does not exist." in done.stderr
+    assert "Traceback" not in done.stderr
