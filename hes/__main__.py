@@ -23,6 +23,19 @@ def main() -> None:
     except HesError as error:
         click.echo(f"hes: {error}", err=True)
         sys.exit(FAILED)
+    except BaseExceptionGroup as group:  # out of the storage's task group
+        wrong, others = group.split(ConfigError)
+        if wrong is None or others is not None:
+            raise
+        click.echo(f"hes: {_first(wrong)}", err=True)
+        sys.exit(USAGE)
+
+
+def _first(group: BaseExceptionGroup[ConfigError]) -> BaseException:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ Monotonic = Callable[[], float]
 """Seconds that never go back; for deadlines within one process."""
 
 
+MIN_EXPIRES_IN, MAX_EXPIRES_IN = 10, 31_536_000
+"""Seconds: less leaves no time for one attempt; the most is a year."""
+
+
 class Outcome(StrEnum):
     """What one attempt led to. Closed: what a provider's file does not list is `in_doubt`."""
 

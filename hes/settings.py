@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from hes.errors import ConfigError
-from hes.model import OnDoubt
+from hes.model import MAX_EXPIRES_IN, MIN_EXPIRES_IN, OnDoubt
 from hes.provider_settings import (
     EXAMPLE,
     INHERITED,
@@ -41,6 +41,9 @@ NOT_BUILT_YET = {
     "from": "the sender is the email's",
 }
 """Settings that are read and checked, and what is missing for them to do something. Shrinks as parts are built."""
+
+LEAST_BODY_BYTES = 1024
+"""Into less no useful email fits."""
 
 MARGIN_SECONDS = 2.0
 """What an attempt must leave inside the lease and inside the grace period, to write its outcome."""
@@ -123,7 +126,9 @@ class Settings(Times, frozen=True, kw_only=True):
         tuple[Network, ...], Setting(_networks, "Networks whose X-Forwarded-For is believed", "10.0.0.0/8,fd00::/8")
     ] = ()
     outbox_dir: Annotated[Path, Setting(_path, "The outbox's Maildir", "./outbox", default="./outbox")] = Path("outbox")
-    max_body_bytes: Annotated[int, Setting(whole(1, 2**31), "The largest request body", "31457280")] = 31_457_280
+    max_body_bytes: Annotated[int, Setting(whole(LEAST_BODY_BYTES, 2**31), "The largest request body", "31457280")] = (
+        31_457_280
+    )
     queue_limit: Annotated[
         int, Setting(_amount, "Emails that may wait before sends get 503; 0: any number", "1000000")
     ] = 0
@@ -131,7 +136,9 @@ class Settings(Times, frozen=True, kw_only=True):
     on_doubt: Annotated[
         OnDoubt, Setting(_on_doubt, "What follows when nobody can know whether an email was taken", "hold")
     ] = OnDoubt.RESEND
-    expires_in: Annotated[int, Setting(whole(1, 31_536_000), "Seconds until an email is given up", "86400")] = 86_400
+    expires_in: Annotated[
+        int, Setting(whole(MIN_EXPIRES_IN, MAX_EXPIRES_IN), "Seconds until an email is given up", "86400")
+    ] = 86_400
     retention_content: Annotated[int | None, Setting(_days, "Days until contents go", "30", default="kept")] = None
     retention_history: Annotated[int | None, Setting(_days, "Days until the trace goes", "365", default="kept")] = None
     lease_seconds: Annotated[float, Setting(SECONDS, "How long a sender holds an email", "30")] = 30.0

@@ -1,17 +1,23 @@
 """The wired actors, stopped in a bad moment: what was leased last still finds a hand, and no doubt is made."""
 
+import os
 import random
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
+import pytest
 
 from hes.app import make_operator, make_providers, now, open_storage
+from hes.errors import ConfigError
 from hes.ids import id_maker
 from hes.mailer import Mailer
 from hes.model import EmailId, Room
 from hes.node import ThisNode
-from hes.settings import load
+from hes.settings import Settings, load
 from hes.storage.records import Leases, NewEmail
 from hes.storage.sql import SqlStorage
 from tests.fakes import an_email
@@ -87,3 +93,43 @@ async def test_what_a_test_key_sends_goes_into_the_database_and_nowhere_else(tmp
         await mailer.aclose()
         assert (stored.delivery.provider, stored.delivery.is_test) == ("outbox", True)
         assert not (tmp_path / "out").exists()
+
+
+def with_outbox_in(folder: Path, outbox: str) -> Settings:
+    return load({}, {"HES_DATABASE_URL": f"sqlite:///{folder}/hes.db", "HES_OUTBOX_DIR": outbox}, folder)
+
+
+async def test_an_outbox_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    (tmp_path / "file").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tmp").touch()
+    wrong = {
+        f"{tmp_path}/out": f"HES_OUTBOX_DIR: {tmp_path}/out can't be written: ",
+        f"{tmp_path}/file": f"HES_OUTBOX_DIR: {tmp_path}/file is not a folder.",
+        f"{tmp_path}/none/out": f"HES_OUTBOX_DIR: {tmp_path}/none does not exist.",
+    }
+    for outbox, text in wrong.items():
+        settings = with_outbox_in(tmp_path, outbox)
+        async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
+            with pytest.raises(ConfigError, match=re.escape(text)):
+                make_providers(settings, storage, now)
+
+
+async def test_the_start_leaves_an_empty_maildir(tmp_path: Path) -> None:
+    settings = with_outbox_in(tmp_path, f"{tmp_path}/out")
+    rng = random.Random(1)
+    async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
+        make_providers(settings, storage, now)
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["cur", "new", "tmp"]
+
+
+def test_what_stops_the_start_is_one_sentence(tmp_path: Path) -> None:
+    environ = {"HES_OUTBOX_DIR": f"{tmp_path}/none/out", "HES_PORT": "0", "PATH": os.environ["PATH"]}
+    start = [sys.executable, "-m", "hes", "serve"]
+    root = Path(__file__).parents[1]
+    environ |= {"PYTHONPATH": str(root), "HES_DATABASE_URL": f"sqlite:///{tmp_path}/hes.db"}
+    done = subprocess.run(start, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert f"hes: HES_OUTBOX_DIR: {tmp_path}/none does not exist." in done.stderr
+    assert "Traceback" not in done.stderr

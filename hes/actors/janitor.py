@@ -16,7 +16,7 @@ _log = logging.getLogger("hes.janitor")
 
 PRUNE_SECONDS = 60.0
 BREATH_SECONDS = 0.05
-"""Between two batches that nobody waits for: others write too."""
+"""Between two portions that nobody waits for: others write too."""
 
 
 class Janitor:
@@ -48,11 +48,14 @@ class Janitor:
         self._monotonic = monotonic
         self._rng = rng
         self._pruned_at = monotonic()
+        self._has_more = False
+        """To prune: the last portion was not the last."""
         self.pulse = Pulse(monotonic)
 
     async def run(self) -> None:
         while True:
-            await anyio.sleep(self._period_seconds * self._rng.uniform(0.8, 1.2))
+            period = self._period_seconds * self._rng.uniform(0.8, 1.2)
+            await anyio.sleep(min(BREATH_SECONDS, period) if self._has_more else period)
             try:
                 await self._sweep()
                 await self._prune()
@@ -75,22 +78,17 @@ class Janitor:
                 return
 
     async def _prune(self) -> None:
-        if self._monotonic() - self._pruned_at < PRUNE_SECONDS:
+        """One portion of each kind: however much there is, the sweeping goes on between two of them."""
+        if not self._has_more and self._monotonic() - self._pruned_at < PRUNE_SECONDS:
             return
         self._pruned_at = self._monotonic()
-        while await self._pruned():
-            pass
-        is_kept = self._ages == (None, None)
-        while not is_kept and await self._dropped():  # noqa: ASYNC110 (nothing waits for this)
-            await anyio.sleep(BREATH_SECONDS)
-
-    async def _pruned(self) -> int:
+        self._has_more = False
         with self.pulse:
-            return await self._storage.prune()
-
-    async def _dropped(self) -> int:
-        with self.pulse:
-            return await self._storage.drop_old(*self._ages)
+            done = await self._storage.prune()
+        if self._ages != (None, None):
+            with self.pulse:
+                done += await self._storage.drop_old(*self._ages)
+        self._has_more = done > 0
 
 
 def _millis(days: int | None) -> Millis | None:

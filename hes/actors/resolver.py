@@ -52,6 +52,8 @@ class Finder:
         self.in_use = 0
         self.rests_until = 0.0
         """On the monotonic clock: the provider takes no question before."""
+        self._answers = True
+        """It could be asked the last time."""
 
     def hands(self, now: float) -> int:
         return HANDS - self.in_use if now >= self.rests_until else 0
@@ -68,6 +70,19 @@ class Finder:
         if asking.way is Way.LOOK_UP and isinstance(self.provider, LooksUp):
             return await self.provider.look_up(doubt, seconds)
         return Finding(found=Found.UNAVAILABLE, detail=f"{self.provider.name} has no {asking.way}")
+
+    def tell(self, asking: Asking, finding: Finding) -> None:
+        """To the log. Doubts are asked about for days: only what ends one is news, and that nothing can be asked."""
+        name, attempt_id = self.provider.name, asking.search.attempt_id
+        level = logging.INFO if finding.found is Found.ACCEPTED else logging.DEBUG
+        told = (name, attempt_id, asking.way, finding.found, finding.detail)
+        _log.log(level, "asked %s about attempt %s (%s): %s: %s", *told)
+        answers = finding.found is not Found.UNAVAILABLE
+        if self._answers and not answers:
+            _log.warning("%s can't be asked about doubts, as about attempt %s: %s", name, attempt_id, finding.detail)
+        elif answers and not self._answers:
+            _log.info("%s answers questions about doubts again", name)
+        self._answers = answers
 
 
 class Resolver:
@@ -133,8 +148,7 @@ class Resolver:
             with self._telemetry.asking(asking.email, attempt_id, asking.search.provider) as question:
                 finding = await self._ask(finder, asking, deadline)
                 question.ended(finding.found)
-                told = (finder.provider.name, attempt_id, asking.way, finding.found, finding.detail)
-                _log.info("asked %s about attempt %s (%s): %s: %s", *told)
+                finder.tell(asking, finding)
             if finding.ask_again_seconds is not None:
                 finder.rests_until = self._monotonic() + finding.ask_again_seconds
             await self._write(

@@ -4,7 +4,6 @@ Each email is put, as the message it would be, into the database and into a Mail
 any mail reader opens. A provider like all others: it is leased for, it can fail, it answers.
 """
 
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import anyio
 import anyio.to_thread
 
 from hes import mime
-from hes.errors import ConfigError, StorageUnavailable
+from hes.errors import StorageUnavailable
 from hes.model import Answer, AttemptId, Email, EmailId, Outcome
+from hes.providers.maildir import make_maildir, write_message
 from hes.providers.provider import Support
 
 Keep = Callable[[EmailId, AttemptId, bytes], Awaitable[None]]
@@ -32,7 +32,7 @@ class Outbox:
     def __init__(self, name: str, keep: Keep, maildir: Path | None) -> None:
         """`maildir` None: in the database only."""
         if maildir is not None:
-            _check(maildir)
+            make_maildir(maildir)
         self.name = name
         self._keep = keep
         self._maildir = maildir
@@ -43,7 +43,7 @@ class Outbox:
         try:
             with anyio.fail_after(timeout_seconds):
                 if self._maildir is not None:
-                    await anyio.to_thread.run_sync(_write, self._maildir, email.id, message)
+                    await anyio.to_thread.run_sync(write_message, self._maildir, email.id, message)
                 await self._keep(email.id, attempt_id, message)
         except TimeoutError:
             return Answer(outcome=Outcome.IN_DOUBT, detail="the disk did not answer in time")
@@ -56,22 +56,3 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Nothing is open."""
-
-
-def _check(maildir: Path) -> None:
-    if maildir.exists() and not maildir.is_dir():
-        raise ConfigError(f"HES_OUTBOX_DIR: {maildir} is not a folder. Example: HES_OUTBOX_DIR=./outbox")
-    if not maildir.absolute().parent.is_dir():
-        raise ConfigError(f"HES_OUTBOX_DIR: {maildir.parent} does not exist. Example: HES_OUTBOX_DIR=./outbox")
-
-
-def _write(maildir: Path, email_id: EmailId, message: bytes) -> None:
-    """Into `tmp`, synced, then moved to `new`, so that a reader never sees half a message."""
-    for folder in (maildir, *(maildir / name for name in ("tmp", "new", "cur"))):
-        folder.mkdir(exist_ok=True, mode=0o700)  # for nobody else to read
-    draft = maildir / "tmp" / f"{email_id}.hes"  # not by attempt: one that fails half-way leaves no copy behind
-    with draft.open("wb") as file:
-        file.write(message)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(maildir / "new" / draft.name)

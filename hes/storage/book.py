@@ -187,7 +187,11 @@ def erase(connection: sa.Connection, now: Millis, project: str, email_id: EmailI
     if case is not None and delivery.status is Status.DRAFT:
         ledger.change(interventions.cancel(case, now))
     no_content = {"content": None, "subject": "", "from_email": "", "from_name": None}
-    connection.execute(sa.update(tables.emails).where(_email.id == email_id).values(**no_content))
+    is_there = sa.or_(_email.content.is_not(None), _email.from_email != "")
+    erased = connection.execute(sa.update(tables.emails).where(_email.id == email_id, is_there).values(**no_content))
+    if erased.rowcount and delivery.status is not Status.DRAFT:  # who read it before must notice
+        version = {"version": delivery.version + 1}
+        connection.execute(sa.update(tables.deliveries).where(_delivery.email_id == email_id).values(version))
     connection.execute(sa.update(tables.recipients).where(_recipient.email_id == email_id).values(email="", name=None))
     connection.execute(sa.update(tables.events).where(tables.events.c.email_id == email_id).values(recipient=None))
     connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.email_id == email_id))

@@ -95,7 +95,7 @@ class PostgresHints:
                 await anyio.sleep(TEST_SECONDS)
 
     async def _hear(self) -> None:
-        """Listen until a test fails."""
+        """Listen until a test fails. Raises one of `AWAY`, also when the connection ends."""
         connection = await self._connect()
         try:
             await connection.add_listener(CHANNEL, self._on_notify)
@@ -104,10 +104,12 @@ class PostgresHints:
                 await self._notify()
                 with anyio.move_on_after(TEST_SECONDS):
                     await self._heard_myself.wait()
-                if not self._heard_myself.is_set():
+                if self._heard_myself.is_set():
+                    self._rejoice()
+                    await anyio.sleep(TEST_AGAIN_SECONDS)
+                elif not connection.is_closed():
                     return
-                self._rejoice()
-                await anyio.sleep(TEST_AGAIN_SECONDS)
+            raise ConnectionError("it ended")
         finally:
             connection.terminate()
 

@@ -95,6 +95,14 @@ def _is_plain_domain(domain: str) -> bool:
     return not any(".".join(labels[n:]) in _RESERVED for n in range(len(labels)))
 
 
+def as_stored(text: str) -> str:
+    """The form in which this address would be stored, to look for it; what is no address stays as it is."""
+    try:
+        return parse_bare_address(text, outbox_only=True)
+    except AddressError:
+        return text
+
+
 def _validate(text: str, *, outbox_only: bool) -> tuple[str, str]:
     """Local part and ASCII domain by email-validator, for any address of at most `MAX_ADDRESS` characters."""
     top = text.lower().replace("@", ".").rpartition(".")[2]

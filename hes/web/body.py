@@ -13,12 +13,11 @@ from collections.abc import Collection
 import msgspec
 from msgspec import Struct
 
-from hes.model import Address, Attachment, Millis, OnDoubt
+from hes.model import MAX_EXPIRES_IN, MIN_EXPIRES_IN, Address, Attachment, Millis, OnDoubt
 from hes.web.addresses import CONTROL, NO_CONTROL, AddressError, bad_name, parse_address, parse_bare_address
 from hes.web.email_request import (
     LABEL,
     MAX_ATTACHMENTS,
-    MAX_EXPIRES_IN,
     MAX_HEADERS,
     MAX_LINE,
     MAX_RECIPIENTS,
@@ -26,7 +25,6 @@ from hes.web.email_request import (
     MAX_REPLY_TO,
     MAX_TAG,
     MAX_TAGS,
-    MIN_EXPIRES_IN,
     NOT_BUILT,
     AttachedFile,
     EmailRequest,

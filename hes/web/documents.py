@@ -142,7 +142,10 @@ _PAGE: dict[str, tuple[str, dict[str, Any]]] = {
 _FILTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "status": ("In this status", {"$ref": "#/components/schemas/Status"}),
     "reason": ("With this reason", {"$ref": "#/components/schemas/Reason"}),
-    "to": ("To this address, also in copy", {"type": "string", "minLength": 1}),
+    "to": (
+        "To this address, also in copy; upper and lower case differ before the @-sign only",
+        {"type": "string", "minLength": 1},
+    ),
     "from": ("From this address", {"type": "string", "minLength": 1}),
     "tag": ("With this tag, `key:value` or `key`", {"type": "string", "minLength": 1}),
     "reference": ("With this `reference`", {"type": "string", "minLength": 1}),

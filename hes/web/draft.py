@@ -8,9 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hes.errors import FieldError, InvalidEmail, WrongState
-from hes.model import Address, Email, Millis, Status
+from hes.model import MIN_EXPIRES_IN, Address, Email, Millis, Status
 from hes.storage.records import StoredEmail
-from hes.web.email_request import MIN_EXPIRES_IN, AttachedFile, EmailRequest, Mailbox
+from hes.web.email_request import AttachedFile, EmailRequest, Mailbox
 from hes.web.requests import check_send_at
 from hes.web.shape import decode
 from hes.web.views import rfc3339

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from hes.model import OnDoubt
+from hes.model import MAX_EXPIRES_IN, MIN_EXPIRES_IN, OnDoubt
 from hes.web.addresses import MAX_NAME
 
 MAX_RECIPIENTS = 1_000
@@ -20,8 +20,6 @@ MAX_TAG = 256
 MAX_REFERENCE = 255
 MAX_LINE = 998
 """Characters of a subject and of a header's value (RFC 5322, section 2.1.1)."""
-MIN_EXPIRES_IN, MAX_EXPIRES_IN = 10, 31_536_000
-"""Seconds; the most is a year."""
 LABEL = r"[A-Za-z0-9_.-]{1,64}"
 """A stream, or a tag's key."""
 

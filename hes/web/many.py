@@ -14,6 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 from hes.errors import FieldError, Forbidden, Invalid
 from hes.model import EmailId, Reason, Status
 from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail, Waiting
+from hes.web.addresses import as_stored
 from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
@@ -87,8 +88,8 @@ def read_list_query(given: dict[str, str]) -> ListQuery:
     query = ListQuery(
         status=read("status", _one_of(Status)),
         reason=read("reason", _one_of(Reason)),
-        to=given.get("to"),
-        sender=given.get("from"),
+        to=read("to", as_stored),
+        sender=read("from", as_stored),
         tag=given.get("tag"),
         reference=given.get("reference"),
         provider=given.get("provider"),

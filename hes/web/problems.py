@@ -8,6 +8,7 @@ hold an address.
 """
 
 import logging
+import math
 import re
 from http import HTTPStatus
 from typing import Any
@@ -34,10 +35,14 @@ from hes.errors import (
     UnsupportedType,
     WrongState,
 )
+from hes.model import Monotonic
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
 """What a 503 asks for: longer than a failover of the database's connection usually takes, short enough to matter."""
+
+WARN_SECONDS = 60.0
+"""That the storage is away is said no more often."""
 
 _log = logging.getLogger("hes.web")
 
@@ -136,12 +141,31 @@ def _is_disconnect(error: HTTPException) -> bool:
 # --- our own trouble -------------------------------------------------------------------------------------------------
 
 
-def _storage_error(_request: Request[Any, Any, Any], error: StorageError) -> Response[bytes]:
-    if isinstance(error, StorageBroken):
-        _log.error("the storage failed a write", exc_info=error)
-    else:
-        _log.warning("answered with 503: %s", error)
-    return _unavailable("The storage is not available now. Try again; with an Idempotency-Key nothing is sent twice.")
+class _Outage:
+    """A full disk or a database that is away meets every request: the log gets the first, then a count."""
+
+    def __init__(self, monotonic: Monotonic) -> None:
+        self._monotonic = monotonic
+        self._told_at = -math.inf
+        self._untold = 0
+
+    def answer(self, _request: Request[Any, Any, Any], error: StorageError) -> Response[bytes]:
+        if isinstance(error, StorageBroken):
+            _log.error("the storage failed a write", exc_info=error)
+        else:
+            self._tell(error)
+        return _unavailable(
+            "The storage is not available now. Try again; with an Idempotency-Key nothing is sent twice."
+        )
+
+    def _tell(self, error: StorageError) -> None:
+        now = self._monotonic()
+        self._untold += 1
+        if now < self._told_at + WARN_SECONDS:
+            return
+        times = "" if self._untold == 1 else f", {self._untold} times since this was said last"
+        _log.warning("answered with 503%s: %s", times, error)
+        self._told_at, self._untold = now, 0
 
 
 def unavailable(detail: str) -> Problem:
@@ -168,12 +192,13 @@ def _unready(_request: Request[Any, Any, Any], error: Unready) -> Response[bytes
     return _unavailable(f"{error}.")
 
 
-EXCEPTION_HANDLERS: ExceptionHandlersMap = {
-    CallerError: _caller_error,
-    Overloaded: _overloaded,
-    Unready: _unready,
-    StorageError: _storage_error,
-    HTTPException: _http_exception,
-    Exception: _bug,
-}
-"""For `Litestar(exception_handlers=…)`."""
+def exception_handlers(monotonic: Monotonic) -> ExceptionHandlersMap:
+    """For `Litestar(exception_handlers=...)`."""
+    return {
+        CallerError: _caller_error,
+        Overloaded: _overloaded,
+        Unready: _unready,
+        StorageError: _Outage(monotonic).answer,
+        HTTPException: _http_exception,
+        Exception: _bug,
+    }

@@ -45,10 +45,14 @@ class CancelManyRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def require_json(headers: Headers) -> None:
-    """Raises: UnsupportedType unless the body is JSON, and not compressed."""
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    """Raises: UnsupportedType unless the body is JSON in UTF-8, and not compressed."""
+    media_type, *parameters = headers.get("content-type", "").split(";")
+    if media_type.strip().lower() != "application/json":
         raise UnsupportedType("The body must be JSON, with `Content-Type: application/json`.")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
+            raise UnsupportedType("JSON is UTF-8 (RFC 8259, section 8.1): no other `charset` is taken.")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedType("Compressed bodies are not taken; send it without `Content-Encoding`.")
 

@@ -1,5 +1,6 @@
 """All routes, and the application that serves them."""
 
+import time
 from collections.abc import Callable
 from functools import cache
 
@@ -20,7 +21,7 @@ from hes.web.hooks import HOOK_BODY_BYTES, take_events
 from hes.web.keys import create_key, list_keys, revoke_key
 from hes.web.many import list_emails, send_batch
 from hes.web.metrics import metrics_router
-from hes.web.problems import EXCEPTION_HANDLERS
+from hes.web.problems import exception_handlers
 from hes.web.providers import list_providers, pause_provider, reset_provider, resume_provider
 
 SMALL_BODY_BYTES = 64 * 1024
@@ -39,7 +40,7 @@ def create_web(
     return Litestar(
         [_health(), *measured] if only_health else [*_routers(desk.max_body_bytes), *documents, *measured],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
-        exception_handlers=EXCEPTION_HANDLERS,
+        exception_handlers=exception_handlers(time.monotonic),
         openapi_config=None,  # its routes would take every unknown path with a single segment; see `openapi_json`
         request_max_body_size=SMALL_BODY_BYTES,
         logging_config=None,

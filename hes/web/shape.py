@@ -90,7 +90,23 @@ def unreadable(raw: bytes, error: Exception) -> Unreadable:
         return Unreadable("The body is nested too deeply.")
     if isinstance(error, UnicodeDecodeError):
         return Unreadable("The body is not UTF-8.")
+    if _is_about_half_a_pair(raw, str(error)):
+        return Unreadable("The body holds half of a surrogate pair, such as `\\ud800` alone, which is no character.")
     return Unreadable(f"The body is not JSON: {str(error).removeprefix('JSON is malformed: ')}.")
+
+
+_AT_BYTE = re.compile(r"\(byte (\d+)\)$")
+_HALF_A_PAIR = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\)(?<!\\u[dD][89abAB][0-9a-fA-F]{2})(?:\\\\)*\\u[dD][c-fC-F]"
+)
+
+
+def _is_about_half_a_pair(raw: bytes, text: str) -> bool:
+    """Whether one stands where msgspec gave up; it calls that truncated, or an escape that is not valid."""
+    place = _AT_BYTE.search(text)
+    at = int(place[1]) if place else len(raw)
+    return _HALF_A_PAIR.search(raw, max(0, at - 12), at + 6) is not None
 
 
 _PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from typing import Self
 
 import anyio
@@ -27,6 +28,7 @@ class Queue:
         self.swept_at: list[float] = []
         self.idle: list[bool] = []
         self.dropped: list[tuple[int | None, int | None]] = []
+        self.old_portions = 2
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
         if self.is_away:
@@ -47,7 +49,7 @@ class Queue:
 
     async def drop_old(self, contents_ms: int | None, history_ms: int | None) -> int:
         self.dropped.append((contents_ms, history_ms))
-        return max(0, 3 - len(self.dropped))
+        return max(0, 1 + self.old_portions - len(self.dropped))
 
 
 class Setup:
@@ -149,6 +151,16 @@ async def test_the_janitor_drops_what_is_old_until_there_is_no_more() -> None:
         with anyio.move_on_after(90):
             await janitor(setup, Behind(), keep_contents_days=1).run()
         assert setup.queue.dropped == [(24 * 3600 * 1000, None)] * 3
+
+
+@in_virtual_time
+async def test_the_janitor_goes_on_sweeping_however_much_there_is_to_drop() -> None:
+    with Setup(due=0) as setup:
+        setup.queue.old_portions = 1_000_000
+        with anyio.move_on_after(90):
+            await janitor(setup, Behind(), keep_contents_days=1).run()
+        assert len(setup.queue.dropped) > 100
+        assert max(b - a for a, b in pairwise([*setup.queue.swept_at, 90])) <= 1.2
 
 
 @in_virtual_time

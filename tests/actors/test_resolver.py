@@ -1,9 +1,11 @@
 """The resolver asks in few hands, slowly, in time, and comes to no harm by what a provider does."""
 
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
+import pytest
 
 from hes.actors.actor import StorageTrouble
 from hes.actors.resolver import HANDS, PAUSE_SECONDS, Finder, Resolver
@@ -259,3 +261,29 @@ async def test_events_that_wait_are_matched_all_of_them() -> None:
     setup.queue.early = 1200
     await setup.run(0.5)
     assert setup.queue.early == 0
+
+
+def test_the_log_tells_what_ends_a_doubt_and_once_that_nothing_can_be_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """At debug also the rest: a doubt that is held is asked about for days."""
+    found = [Found.UNAVAILABLE, Found.UNAVAILABLE, Found.NOTHING, Found.NOTHING, Found.ACCEPTED, Found.UNAVAILABLE]
+
+    @in_virtual_time
+    async def test() -> None:
+        setup = Setup(*(an_asking(number) for number in range(len(found))))
+        answers = iter(found)
+
+        async def says() -> Finding:
+            return Finding(found=next(answers), detail="so it says")
+
+        setup.provider.says = says
+        await setup.run(10)
+
+    with caplog.at_level(logging.DEBUG, "hes.resolver"):
+        test()
+    assert [(one.levelname, one.getMessage()) for one in caplog.records if one.levelno > logging.DEBUG] == [
+        ("WARNING", "p can't be asked about doubts, as about attempt attempt-0: so it says"),
+        ("INFO", "p answers questions about doubts again"),
+        ("INFO", "asked p about attempt attempt-4 (replay): accepted: so it says"),
+        ("WARNING", "p can't be asked about doubts, as about attempt attempt-5: so it says"),
+    ]
+    assert sum(one.levelno == logging.DEBUG for one in caplog.records) == 5

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from hes.web.auth import (
     authorize,
     read_keys,
 )
-from hes.web.problems import EXCEPTION_HANDLERS
+from hes.web.problems import exception_handlers
 from hes.web.throttle import WrongKeys
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +72,7 @@ async def ask(
 
     app = Litestar(
         [whoami],
-        exception_handlers=EXCEPTION_HANDLERS,
+        exception_handlers=exception_handlers(time.monotonic),
         logging_config=None,
         openapi_config=None,
     )

@@ -305,6 +305,7 @@ async def test_each_filter_finds_what_it_names(hes: Service) -> None:
         send_at=later(hours=1),
     )
     finds_other = ["status=scheduled", "to=bob@example.org", "to=eve@example.org", "from=other@example.com"]
+    finds_other += ["to=bob@EXAMPLE.org", "from=OTHER@Example.com"]
     finds_other += ["tag=kind:welcome", "tag=kind", "reference=order-7", "tag=x:a%22b%25"]
     for query in finds_other:
         assert await listed(hes, query) == [other], query
@@ -312,12 +313,21 @@ async def test_each_filter_finds_what_it_names(hes: Service) -> None:
     for query in (
         "tag=kind:Welcome",
         "tag=elcome",
+        "to=BOB@example.org",
         "provider=one",
         "reason=doubt",
         "created_after=2099-01-01T00:00:00Z",
     ):
         assert await listed(hes, query) == [], query
     assert await listed(hes, "created_before=2099-01-01T00:00:00Z&created_after=2020-01-01T00:00:00Z") == [other, plain]
+
+
+async def test_an_address_is_found_as_it_was_written(hes: Service) -> None:
+    """Also where it is stored in another form."""
+    email_id = await accepted(hes, to="ann@bücher.example.org")
+    for written in ("ann@bücher.example.org", "ann@BÜCHER.example.org", "ann@xn--bcher-kva.example.org"):
+        assert await listed(hes, f"to={written}") == [email_id], written
+    assert await listed(hes, "to=nobody") == []
 
 
 @pytest.mark.parametrize(
@@ -413,6 +423,21 @@ async def test_an_erased_email_keeps_its_trace_without_addresses(hes: Service) -
     assert (answer.json()["status"], answer.json()["content"]) == ("cancelled", None)
     assert "example.org" not in answer.text
     assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).status_code == 409
+
+
+async def test_erasing_changes_the_version_once(hes: Service) -> None:
+    async def version(email_id: str) -> int:
+        answer = await hes.ask("GET", f"/v1/emails/{email_id}")
+        assert answer.headers["etag"] == f'"{answer.json()["version"]}"'
+        return int(answer.json()["version"])
+
+    cancelled, draft = await accepted(hes), await accepted(hes, draft=True)
+    await hes.ask("POST", f"/v1/emails/{cancelled}/cancel")
+    for email_id in (cancelled, draft):
+        before = await version(email_id)
+        for _ in range(2):
+            await hes.ask("DELETE", f"/v1/emails/{email_id}")
+            assert await version(email_id) == before + 1
 
 
 async def test_an_erased_draft_is_cancelled(hes: Service) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from typing import Annotated, Any
 
 import httpx
@@ -30,7 +31,7 @@ from hes.errors import (
     UnsupportedType,
     WrongState,
 )
-from hes.web.problems import EXCEPTION_HANDLERS, MEDIA_TYPE, Problem, problem_of
+from hes.web.problems import MEDIA_TYPE, Problem, exception_handlers, problem_of
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +72,7 @@ async def raw(request: Request[Any, Any, Any]) -> None:
 async def ask(method: str, path: str, *handlers: Any, **sent: Any) -> httpx.Response:
     app = Litestar(
         [number, header, thing, raw, *handlers],
-        exception_handlers=EXCEPTION_HANDLERS,
+        exception_handlers=exception_handlers(time.monotonic),
         logging_config=None,
         openapi_config=None,
     )
@@ -178,9 +179,25 @@ async def test_what_is_not_a_bug_is_not_logged(caplog: pytest.LogCaptureFixture)
     assert caplog.records == []
 
 
-async def test_that_the_storage_is_away_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    await answer_to(StorageUnavailable("the disk is full"))
-    assert [record.getMessage() for record in caplog.records] == ["answered with 503: the disk is full"]
+async def test_that_the_storage_is_away_is_logged_and_then_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk meets a thousand requests a second, and the log is on a disk too."""
+
+    @get("/raise")
+    async def fail() -> None:
+        raise StorageUnavailable("the disk is full")
+
+    now = 1000.0
+    app = Litestar([fail], exception_handlers=exception_handlers(lambda: now), logging_config=None, openapi_config=None)
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://hes") as client:
+        for seconds in (0, 1, 58, 1, 59, 1):
+            now += seconds
+            assert (await client.get("/raise")).status_code == 503
+    assert [record.getMessage() for record in caplog.records if record.name == "hes.web"] == [
+        "answered with 503: the disk is full",
+        "answered with 503, 3 times since this was said last: the disk is full",
+        "answered with 503, 2 times since this was said last: the disk is full",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +283,9 @@ async def test_other_answers_of_litestar_keep_status_and_headers() -> None:
 
 
 async def test_a_client_that_went_away_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
-    app = Litestar([raw], exception_handlers=EXCEPTION_HANDLERS, logging_config=None, openapi_config=None)
+    app = Litestar(
+        [raw], exception_handlers=exception_handlers(time.monotonic), logging_config=None, openapi_config=None
+    )
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -138,6 +138,11 @@ def test_where_no_body_is_needed_an_empty_object_is_fine_and_a_field_is_not() ->
     [
         ({"content-type": "application/json"}, True),
         ({"content-type": "Application/JSON; charset=utf-8"}, True),
+        ({"content-type": 'application/json;a=b; Charset="UTF-8"'}, True),
+        ({"content-type": "application/json; charset=utf8"}, True),
+        ({"content-type": "application/json; charset=latin-1"}, False),
+        ({"content-type": "application/json;a=b;CHARSET=utf-16"}, False),
+        ({"content-type": "application/json; charset="}, False),
         ({"content-type": "application/json", "content-encoding": "identity"}, True),
         ({}, False),
         ({"content-type": ""}, False),

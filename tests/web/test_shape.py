@@ -47,6 +47,26 @@ def test_what_no_json_reader_could_take_is_400(raw: bytes) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize(
+    ("text", "is_half"),
+    [
+        (rb"\ud800", True),
+        (rb"\uDC00", True),
+        (rb"\ud800\ud800", True),
+        (rb"\\\ud800", True),
+        (rb"\udc00\ud800", True),
+        (rb"\ud83d\ude00 \udfff, long enough to hold a pair", True),
+        (rb"\ud83d\uDE00 \ud7ff \ue000 \\ud800 \\\\udc00 \q", False),
+        (rb"\ud83d\uDE00\q", False),
+        (rb"\\ud800\q", False),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_told_by_that_name(text: bytes, is_half: bool) -> None:  # noqa: FBT001
+    with pytest.raises(Unreadable) as caught:
+        read(b'{"subject":"' + text + b'"}')
+    assert ("half of a surrogate pair" in caught.value.detail) is is_half
+
+
 @pytest.mark.parametrize("raw", [b"[]", b"null", b'"x"', b"1", b"true"])
 def test_json_that_is_no_object_is_422(raw: bytes) -> None:
     assert errors_of(raw) == (FieldError("", "must be a JSON object"),)
