@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from hes.errors import ConfigError
-from hes.model import MAX_EXPIRES_IN, MIN_EXPIRES_IN, OnDoubt
+from hes.model import MAX_EXPIRES_IN, OnDoubt
 from hes.provider_settings import (
     EXAMPLE,
     INHERITED,
@@ -136,9 +136,10 @@ class Settings(Times, frozen=True, kw_only=True):
     on_doubt: Annotated[
         OnDoubt, Setting(_on_doubt, "What follows when nobody can know whether an email was taken", "hold")
     ] = OnDoubt.RESEND
-    expires_in: Annotated[
-        int, Setting(whole(MIN_EXPIRES_IN, MAX_EXPIRES_IN), "Seconds until an email is given up", "86400")
-    ] = 86_400
+    # From 1 on, and not from 10 as in the API: whoever tries out what follows an expiry need not wait for it.
+    expires_in: Annotated[int, Setting(whole(1, MAX_EXPIRES_IN), "Seconds until an email is given up", "86400")] = (
+        86_400
+    )
     retention_content: Annotated[int | None, Setting(_days, "Days until contents go", "30", default="kept")] = None
     retention_history: Annotated[int | None, Setting(_days, "Days until the trace goes", "365", default="kept")] = None
     lease_seconds: Annotated[float, Setting(SECONDS, "How long a sender holds an email", "30")] = 30.0

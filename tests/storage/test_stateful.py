@@ -497,12 +497,12 @@ def holds(life: Life) -> None:
             assert not is_taken
 
 
-@pytest.mark.parametrize("kind", [on_sqlite, on_postgres])
-def test_whatever_happens_in_whatever_order(kind: Any) -> None:
+@pytest.mark.parametrize(("kind", "examples"), [(on_sqlite, 60), (on_postgres, 30)])
+def test_whatever_happens_in_whatever_order(kind: Any, examples: int) -> None:
     run_state_machine_as_test(
         lambda: Lives(kind),  # type: ignore[arg-type]  # a factory is taken as well
         settings=settings(
-            max_examples=60,
+            max_examples=examples,
             stateful_step_count=20,
             phases=[Phase.generate],  # twenty steps are read sooner than they are made fewer
             suppress_health_check=list(HealthCheck),

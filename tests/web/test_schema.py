@@ -85,13 +85,13 @@ def test_the_document_is_openapi_3_1() -> None:
 
 
 @SCHEMA.parametrize()
-@asked(30)
+@asked(20)
 def test_whatever_is_asked_is_answered_as_the_document_says(case: schemathesis.Case[Any], url: str) -> None:
     checked(case, url)
 
 
 @SCHEMA.include(path_regex=r"\{").parametrize()
-@asked(15)
+@asked(8)
 def test_likewise_of_what_is_there(case: schemathesis.Case[Any], url: str) -> None:
     case.path_parameters = {name: EXISTING[name](url) for name in case.path_parameters}
     checked(case, url)
