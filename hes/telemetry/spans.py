@@ -11,9 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Collection
-from contextvars import Token
 from types import TracebackType
-from typing import Self
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
@@ -33,7 +31,7 @@ from yarl import URL
 from hes.model import Email
 from hes.telemetry import names
 from hes.telemetry.names import Span
-from hes.telemetry.telemetry import Carried, Current, Part, _current, traceparent
+from hes.telemetry.telemetry import Carried, Current, Part, traceparent
 
 MOST_LINKS = 100
 
@@ -164,7 +162,7 @@ def _below(parent: SpanContext | None) -> Context:
 
 
 class Open(Current):
-    """A span that is under way; current while its block runs."""
+    """A span that is under way."""
 
     def __init__(self, tracer: Tracer, span: Span, name: str, parent: Context, attributes: Attributes) -> None:
         self._tracer = tracer
@@ -173,19 +171,13 @@ class Open(Current):
         self.trace_id = f"{context.trace_id:032x}"
         self.span_id = f"{context.span_id:016x}"
         self.traceparent = f"00-{self.trace_id}-{self.span_id}-{context.trace_flags:02x}"
-        self._token: Token[Current | None] | None = None
-
-    def __enter__(self) -> Self:
-        self._token = _current.set(self)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
             self.failed(kind.__name__)
-        if self._token is not None:
-            _current.reset(self._token)
+        super().__exit__(kind, error, traceback)
         self._span.end()
 
     @property

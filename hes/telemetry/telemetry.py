@@ -8,7 +8,7 @@ in the header to the provider. `tracestate` does not.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -49,11 +49,21 @@ _NOTHING = Part()
 
 
 class Current(Part):
-    """The span that is current, with its ids in hexadecimal. This one is not recorded."""
+    """The span that is current while its block runs, with its ids in hexadecimal. This one is not recorded."""
 
     trace_id: str
     span_id: str
     traceparent: str
+    _token: "Token[Current | None]"
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)
 
     def note(self, attribute: str, value: str | int) -> None:
         """One more attribute."""
@@ -70,15 +80,6 @@ class Carried(Current):
         self.traceparent = traceparent
         self.trace_id = traceparent[3:35]
         self.span_id = traceparent[36:52]
-
-    def __enter__(self) -> Self:
-        self._token = _current.set(self)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        _current.reset(self._token)
 
 
 _current: ContextVar[Current | None] = ContextVar("hes_current_span", default=None)

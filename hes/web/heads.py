@@ -52,7 +52,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._in_body = False
         self._head_timer: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # TCP and TLS only, as uvicorn's own
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
