@@ -16,8 +16,12 @@ setup:  ## Make .venv with everything, from the hash-locked files
 run: setup  ## Serve on SQLite with the outbox; prints the URL, a key and a curl line
 	@exec sh tools/run.sh
 
+# A process for each core; more than four would share their time with the processes that tests start. Without
+# reordering, what takes longest is not last. `ARGS=-n0` is one process.
+PARALLEL = --numprocesses=logical --maxprocesses=4 --no-loadscope-reorder
+
 test: setup  ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --durations=20 $(ARGS)
 
 chaos: setup  ## Look for new trouble: other simulated worlds, mailers killed under load on Postgres for longer
 	SIMULATIONS=1000 $(BIN)/python -m pytest --hypothesis-profile=news tests/simulation -k breaks_an_invariant
