@@ -43,7 +43,7 @@ def simulate(seed: int, happenings: int = HAPPENINGS, policy: type[Policy] = Pol
 @given(seed=st.integers(0, 2**32))
 @example(seed=0)
 @example(seed=19191626)  # a late "surely not" while the request is made again
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=SEEDS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_crash_fault_or_pause_breaks_an_invariant(seed: int) -> None:
     simulate(seed)
 
