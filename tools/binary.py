@@ -19,7 +19,7 @@ if "%d.%d" % sys.version_info[:2] != "{MADE_FOR}":
              "python{MADE_FOR} hes ..." % ((sys.executable,) + sys.version_info[:2]))
 sys.dont_write_bytecode = False
 """
-"""Bytecode is kept beside what is unpacked, whatever PYTHONDONTWRITEBYTECODE says of other places: without it each start
+"""Bytecode is kept beside what is unpacked, whatever PYTHONDONTWRITEBYTECODE says of other places: else each start
 would compile all of it anew."""
 
 
