@@ -3,7 +3,7 @@
 
 .PHONY: help setup run test chaos rollout contracts lint format bench bench-telemetry bench-queue manifests image push binary
 .PHONY: package readme lock clean
-export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS
+export PYTHON BASE BUILDER IMAGE IMAGE_FLAGS RUN_FLAGS SOURCE LICENSES
 
 BIN = .venv/bin
 
@@ -55,9 +55,10 @@ manifests: setup  ## Render kustomize/ into dist/manifests and check it (needs k
 	$(BIN)/python -m tools.manifests
 	$(BIN)/python -m pytest -q tests/ship/test_manifests.py
 
-image: setup  ## Build the image and try it (BASE=, BUILDER=, IMAGE=, IMAGE_FLAGS=)
+image: setup  ## Build the image, try it, list what is in it (BASE=, BUILDER=, IMAGE=, IMAGE_FLAGS=, RUN_FLAGS=)
 	$(BIN)/python -m tools.image build
 	$(BIN)/python -m tools.image try
+	$(BIN)/python -m tools.image list
 
 push: setup  ## Push the image that was built (IMAGE=registry.example.com/hes:0.1.0)
 	$(BIN)/python -m tools.image push

@@ -17,7 +17,10 @@ import sys
 if "%d.%d" % sys.version_info[:2] != "{MADE_FOR}":
     sys.exit("hes: this file is made for Python {MADE_FOR}, and %s is Python %d.%d. Start it as: "
              "python{MADE_FOR} hes ..." % ((sys.executable,) + sys.version_info[:2]))
+sys.dont_write_bytecode = False
 """
+"""Bytecode is kept beside what is unpacked, whatever PYTHONDONTWRITEBYTECODE says of other places: else each start
+would compile all of it anew."""
 
 
 def main() -> None:

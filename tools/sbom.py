@@ -7,6 +7,7 @@ for each file of a package, where the format means one for a package.
 import re
 from importlib import metadata
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -66,4 +67,26 @@ def _licences(found: metadata.Distribution | None) -> Json:
 
 
 def as_json() -> bytes:
-    return msgspec.json.format(msgspec.json.encode(sbom()), indent=2) + b"\n"
+    return _formatted(sbom())
+
+
+def image_as_json(packages: dict[str, list[tuple[str, str]]]) -> bytes:
+    """What an image holds. `packages`: names and versions by where they come from, `pypi` or `deb`."""
+    components = [
+        {"type": "library", "bom-ref": ref, "name": name, "version": version, "purl": ref}
+        for kind, listed in packages.items()
+        for name, version in listed
+        for ref in [f"pkg:{_KINDS[kind]}/{name}@{quote(version, safe='')}"]
+        if ref != HES
+    ]
+    component = {"type": "container", "bom-ref": HES, "name": "hes", "version": __version__}
+    head = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "metadata": {"component": component}}
+    return _formatted(head | {"components": components})
+
+
+_KINDS = {"pypi": "pypi", "deb": "deb/debian"}
+"""As package URLs have them (ECMA-427)."""
+
+
+def _formatted(document: Json) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -24,7 +24,10 @@ OWN = max(WHEEL.glob("pginstall*/bin"))
 
 
 def commands(section: str) -> Iterator[str]:
-    yield from blocks(SECTIONS[section])
+    """All but those of a cluster, and but for the address of a database of the reader's own."""
+    for block in blocks(SECTIONS[section]):
+        if not block.startswith("kubectl"):
+            yield "\n".join(line for line in block.splitlines() if not line.startswith("export HES_DATABASE_URL="))
 
 
 async def type_(commands: str, folder: Path, url: str, **variables: str) -> str:

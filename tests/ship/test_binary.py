@@ -24,7 +24,7 @@ def test_where_only_python_is_it_serves_sends_and_stops(tmp_path: Path) -> None:
     (home := tmp_path / "home").mkdir()
     pack(site, home / "hes", tmp_path)
     shutil.rmtree(site)
-    bare = {"PATH": f"{python_folder()}:/usr/bin:/bin", "HOME": str(home)}
+    bare = {"PATH": f"{python_folder()}:/usr/bin:/bin", "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def start(port: int) -> "subprocess.Popen[bytes]":
         given = dict(setting.split("=", 1) for setting in settings(port))
@@ -32,6 +32,7 @@ def test_where_only_python_is_it_serves_sends_and_stops(tmp_path: Path) -> None:
 
     told = subprocess.run(["./hes", "--version"], cwd=home, env=bare, capture_output=True, text=True, check=True)
     assert told.stdout == f"hes, version {__version__}\n"
+    assert list(home.glob(".shiv/*/site-packages/hes/__pycache__/*.pyc")), "each start would compile it anew"
     try_serving("hes", start)
     (email,) = (home / "outbox/new").iterdir()
     assert b"It works." in email.read_bytes()

@@ -7,8 +7,12 @@ from shlex import split
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from hes import __version__
+from hes.cli import cli
 from hes.settings import load
+from hes.web.health import is_alive
 
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "Containerfile").read_text().replace("\\\n", " ").splitlines()
@@ -29,6 +33,42 @@ def test_hes_accepts_what_the_image_sets_and_wants_to_be_told_a_provider(tmp_pat
     assert settings.database_url.reveal().startswith("sqlite:////data/")
     with pytest.raises(Exception, match="HES_PROVIDERS"):
         load({}, environ, tmp_path)
+
+
+def test_its_health_check_asks_what_hes_answers() -> None:
+    (check,) = instructions("HEALTHCHECK")
+    (alive,) = is_alive.paths
+    assert f'{alive}\\"' in check
+    (port,) = instructions("EXPOSE")
+    assert f"'HES_PORT', '{port}'" in check
+
+
+COMPOSE = yaml.safe_load((ROOT / "docs/compose.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["upgrade", "api", "mailer"])
+def test_the_compose_file_is_what_hes_takes(name: str, tmp_path: Path) -> None:
+    service = COMPOSE["services"][name]
+    assert service["image"] == f"hes:{__version__}"
+    given = {"POSTGRES_PASSWORD": "secret", "HES_BOOTSTRAP_KEY": "k" * 32}
+    environ = {key: filled_in(value, given) for key, value in service["environment"].items()}
+    settings = load({}, environ, tmp_path, with_providers=name != "upgrade")
+    assert settings.role == ("all" if name == "upgrade" else name)
+    assert settings.without_effect() == []
+    assert CliRunner().invoke(cli, [*service.get("command", ["serve"]), "--help"]).exit_code == 0
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert float(service["stop_grace_period"].removesuffix("s")) >= settings.grace_seconds + 5
+
+
+def test_the_compose_file_listens_on_loopback_only() -> None:
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    assert ports == ["127.0.0.1:8025:8025"]
+
+
+def filled_in(text: str, given: dict[str, str]) -> str:
+    """As Compose does: `${NAME:?}` must be given, `${NAME:-default}` may be."""
+    text = re.sub(r"\$\{(\w+):\?\}", lambda found: given[found[1]], text)
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1], found[2]), text)
 
 
 def test_it_runs_as_nobody_the_same_one_as_in_the_manifests() -> None:

@@ -4,29 +4,53 @@ import base64
 import functools
 import os
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from hes import __version__
 from hes.cli import cli
 from hes.settings import load
-from hes.telemetry.names import QUEUE, STATUS
+from hes.telemetry.names import OLDEST_DUE
 from hes.web.health import is_alive, is_ready
 from tests.test_readme import blocks
-from tools.manifests import EXAMPLES, HOW_TO_GET_ONE, OVERLAYS, ROOT, documents, faults, render, renderer
+from tools.manifests import (
+    COMPONENTS,
+    EXAMPLES,
+    HOW_TO_GET_ONE,
+    OVERLAYS,
+    ROOT,
+    RULES,
+    documents,
+    faults,
+    render,
+    render_component,
+    renderer,
+    rules,
+)
 
 Object = dict[str, Any]
 
+JOB = f"hes-db-upgrade-{__version__.replace('.', '-')}"
+
 pytestmark = pytest.mark.skipif(renderer() is None, reason=HOW_TO_GET_ONE)
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+each_component = pytest.mark.parametrize("component", COMPONENTS)
 
 
 @functools.cache
 def rendered(overlay: str) -> str:
     return render(ROOT / "kustomize/overlays" / overlay)
+
+
+@functools.cache
+def with_component(component: str) -> list[Object]:
+    """On top of overlays/cluster."""
+    return documents(render_component(component))
 
 
 @functools.cache
@@ -90,6 +114,57 @@ def test_a_fault_is_found() -> None:
     assert "hes-api: spec.template.spec" in told[0]
 
 
+@each_component
+def test_a_component_adds_what_kubernetes_takes_and_closes_what_it_opens(component: str) -> None:
+    assert list(faults(render_component(component))) == []
+    found = with_component(component)
+    added = [one for one in found if one not in parsed("cluster")]
+    assert added
+    assert {one["metadata"].get("namespace", "hes") for one in found} == {"hes"}
+    for policy in (one["spec"] for one in added if one["kind"] == "NetworkPolicy"):
+        assert policy["podSelector"]
+        for way in ("ingress", "egress"):
+            for opened in policy.get(way, []):
+                assert opened["from" if way == "ingress" else "to"], "to anybody"
+                assert opened["ports"], "by any port"
+    for pod in (one["spec"]["template"]["spec"] for one in added if "template" in one.get("spec", {})):
+        check_pod(pod)
+
+
+def test_the_rule_of_the_operator_holds_the_alerts_of_the_docs() -> None:
+    """`make manifests` writes it anew."""
+    assert RULES.read_text() == rules()
+    (rule,) = documents(RULES.read_text())
+    (alerts,) = documents((ROOT / "docs/observability/alerts.yaml").read_text())
+    assert rule["spec"] == alerts
+
+
+def test_keda_and_the_autoscaler_are_not_both_there() -> None:
+    found = with_component("keda")
+    assert [one["metadata"]["name"] for one in found if one["kind"] == "HorizontalPodAutoscaler"] == ["hes-api"]
+    (scaled,) = [one["spec"] for one in found if one["kind"] == "ScaledObject"]
+    assert scaled["triggers"][0]["metadata"]["query"] == f"max({OLDEST})"
+
+
+def test_the_collector_s_address_is_where_the_policy_leads() -> None:
+    found = with_component("otlp")
+    (settings,) = [one["data"] for one in found if one["kind"] == "ConfigMap"]
+    assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.monitoring:4318"
+    (policy,) = [one["spec"] for one in found if one["metadata"]["name"] == "hes-otlp"]
+    assert policy["egress"][0]["ports"] == [{"protocol": "TCP", "port": 4318}]
+
+
+def test_each_secret_that_a_pod_refers_to_has_an_example_and_comes_out_of_a_vault() -> None:
+    examples = [one for path in EXAMPLES for one in documents(path.read_text())]
+    secrets = {one["metadata"]["name"] for one in examples if one["kind"] == "Secret"}
+    from_vault = {
+        one["metadata"]["name"] for one in with_component("external-secrets") if one["kind"] == "ExternalSecret"
+    }
+    wanted = {"hes-database", "hes-database-owner", "hes-admin", "hes-providers"}
+    assert wanted <= secrets
+    assert from_vault == wanted
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_what_kubernetes_takes(example: Path) -> None:
     assert list(faults(example.read_text())) == []
@@ -102,23 +177,43 @@ def test_examples_are_what_kubernetes_takes(example: Path) -> None:
 def test_no_pod_can_do_more_than_it_needs(overlay: str) -> None:
     """Kubernetes' own profile `restricted`, and what it leaves open."""
     for pod in pods(overlay):
-        assert pod["automountServiceAccountToken"] is False
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-        secured = pod["securityContext"]
-        assert secured["runAsNonRoot"] is True
-        assert secured["runAsUser"] > 0
-        assert secured["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]} <= {
-            "emptyDir",
-            "persistentVolumeClaim",
-        }
-    for container in containers(overlay):
+        check_pod(pod)
+
+
+def check_pod(pod: Object) -> None:
+    assert pod["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    secured = pod["securityContext"]
+    assert secured["runAsNonRoot"] is True
+    assert secured["runAsUser"] > 0
+    assert secured["seccompProfile"] == {"type": "RuntimeDefault"}
+    kinds = {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]}
+    assert kinds <= {"emptyDir", "persistentVolumeClaim", "configMap", "secret"}
+    assert all(volume["emptyDir"].get("sizeLimit") for volume in pod["volumes"] if "emptyDir" in volume)
+    for container in pod["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
         assert not any("hostPort" in port for port in container.get("ports", []))
+        assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"]["requests"].keys()
+        # No limit on CPU: it would slow down what could use an idle core.
+        assert container["resources"]["limits"].keys() == {"memory", "ephemeral-storage"}
+
+
+@pytest.mark.parametrize(
+    "example", [path for path in EXAMPLES if path.name == "db-job.yaml"], ids=lambda path: path.name
+)
+def test_a_job_of_one_s_own_can_do_no_more(example: Path) -> None:
+    (job,) = documents(example.read_text())
+    pod = job["spec"]["template"]["spec"]
+    check_pod(pod)
+    (container,) = pod["containers"]
+    assert container["image"] == f"hes:{__version__}"
+    assert CliRunner().invoke(cli, [*container["args"], "--help"]).exit_code == 0
+    closed = named("cluster", "NetworkPolicy", "hes-database")["spec"]
+    assert selects(closed["podSelector"], job), "it would not reach the database"
 
 
 @each_overlay
@@ -155,7 +250,7 @@ def test_only_mailers_have_the_providers_keys() -> None:
     assert {one["metadata"]["name"]: secrets(one) for one in of_hes("cluster")} == {
         "hes-api": {"hes-database", "hes-admin"},
         "hes-mailer": {"hes-database", "hes-providers"},
-        "hes-db-upgrade": {"hes-database"},
+        JOB: {"hes-database-owner"},
     }
 
 
@@ -171,14 +266,43 @@ def test_each_pod_is_closed_in_both_directions_but_for_what_is_named(overlay: st
         assert any(selects(policy["spec"]["podSelector"], one) for one in workloads(overlay)), policy["metadata"]
 
 
+INSIDE = (
+    "169.254.169.254", "fd00:ec2::254", "fe80::1", "10.1.2.3", "172.31.0.1", "192.168.7.7", "100.64.0.1", "127.0.0.1",
+    "::1", "fd12::1",
+)  # fmt: skip
+
+
+def is_in(address: str, block: Object) -> bool:
+    one = ip_address(address)
+    return one in ip_network(block["cidr"]) and not any(one in ip_network(not_in) for not_in in block.get("except", []))
+
+
+@each_overlay
+def test_the_database_is_somewhere(overlay: str) -> None:
+    (egress,) = named(overlay, "NetworkPolicy", "hes-database")["spec"]["egress"]
+    assert egress["ports"] == [{"protocol": "TCP", "port": 5432}]
+    assert egress["to"]
+    blocks = [one["ipBlock"] for one in egress["to"] if "ipBlock" in one]
+    assert not any(is_in(address, block) for block in blocks for address in ("203.0.113.7", "fd00:ec2::254"))
+
+
+@each_overlay
+def test_the_api_is_reached_from_labelled_namespaces_only(overlay: str) -> None:
+    (ingress,) = named(overlay, "NetworkPolicy", "hes-api")["spec"]["ingress"]
+    assert ingress["from"] == [{"namespaceSelector": {"matchLabels": {"hes-client": "true"}}}]
+    assert "hes-client=true" in (ROOT / "docs/kubernetes.md").read_text()
+
+
 @each_overlay
 def test_https_is_open_for_those_who_send_and_never_to_where_clouds_keep_credentials(overlay: str) -> None:
     policy = named(overlay, "NetworkPolicy", "hes-mailer")["spec"]
     (egress,) = policy["egress"]
     assert egress["ports"] == [{"protocol": "TCP", "port": 443}]
-    excepted = {block["ipBlock"]["cidr"]: block["ipBlock"]["except"] for block in egress["to"]}
-    assert "169.254.0.0/16" in excepted["0.0.0.0/0"]
-    assert "fd00:ec2::254/128" in excepted["::/0"]
+    open_to = [block["ipBlock"] for block in egress["to"]]
+    for address in INSIDE:
+        assert not any(is_in(address, block) for block in open_to), address
+    for address in ("203.0.113.7", "2001:db8::7"):
+        assert any(is_in(address, block) for block in open_to), address
     open_for = {role_of(overlay, one) for one in of_hes(overlay) if selects(policy["podSelector"], one)}
     assert open_for == {"all" if overlay == "local" else "mailer"}
 
@@ -188,7 +312,8 @@ def test_https_is_open_for_those_who_send_and_never_to_where_clouds_keep_credent
 
 def environment_of(overlay: str, workload: Object) -> dict[str, str]:
     """The variables that the container gets, with the examples' Secrets where the overlay brings none."""
-    secrets = {one["metadata"]["name"]: one["stringData"] for path in EXAMPLES for one in documents(path.read_text())}
+    examples = [one for path in EXAMPLES for one in documents(path.read_text())]
+    secrets = {one["metadata"]["name"]: one["stringData"] for one in examples if one["kind"] == "Secret"}
     for one in objects(overlay, "Secret"):
         decoded = {key: base64.b64decode(value).decode() for key, value in one["data"].items()}
         secrets[one["metadata"]["name"]] = decoded
@@ -264,18 +389,12 @@ def test_probes_ask_what_hes_answers(overlay: str) -> None:
 
 
 @each_overlay
-def test_each_container_has_its_share(overlay: str) -> None:
-    for container in containers(overlay):
-        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
-        assert container["resources"]["limits"].keys() == {"memory"}
-
-
-@each_overlay
 def test_where_hes_writes_a_volume_is_mounted(overlay: str) -> None:
     for pod in pods(overlay):
         there = {volume["name"] for volume in pod["volumes"]}
         for container in pod["containers"]:
             mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert all(mount.get("readOnly") for mount in container["volumeMounts"] if "-ca" in mount["name"])
             assert set(mounted.values()) == there
             assert "/tmp" in mounted
             assert container["name"] != "hes" or container["args"] != ["serve"] or "/data" in mounted
@@ -313,8 +432,18 @@ def test_the_service_is_those_who_accept(overlay: str) -> None:
     assert service["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
 
 
-def as_prometheus(name: str) -> str:
-    return name.replace(".", "_")
+OLDEST = f"{OLDEST_DUE.name.replace('.', '_')}_seconds"
+
+
+def test_a_new_version_is_a_new_job() -> None:
+    """A Job can't be changed: one of the same name and another version would stop the roll-out."""
+    (job,) = objects("cluster", "Job")
+    assert job["metadata"]["name"] == JOB
+    assert job["metadata"]["annotations"] == {
+        "argocd.argoproj.io/hook": "Sync",
+        "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
+        "kustomize.toolkit.fluxcd.io/force": "enabled",
+    }
 
 
 def test_the_autoscalers_alone_say_how_many_there_are() -> None:
@@ -325,11 +454,9 @@ def test_the_autoscalers_alone_say_how_many_there_are() -> None:
     assert scaled.keys() == deployments.keys()
     assert not any("replicas" in spec for spec in deployments.values())
     assert scaled["hes-api"]["metrics"][0]["resource"]["name"] == "cpu"
-    waiting = scaled["hes-mailer"]["metrics"][0]["external"]["metric"]
-    assert waiting == {
-        "name": as_prometheus(QUEUE.name),
-        "selector": {"matchLabels": {as_prometheus(STATUS): "queued"}},
-    }
+    assert scaled["hes-mailer"]["metrics"][0]["external"]["metric"] == {"name": OLDEST}
+    adapter = yaml.safe_load((ROOT / "kustomize/examples/prometheus-adapter.yaml").read_text())
+    assert [rule["name"]["as"] for rule in adapter["rules"]["external"]] == [OLDEST]
     # 11 connections each (docs/cluster.md), one more of each while rolling out, of 100 that a default Postgres has.
     assert sum((spec["maxReplicas"] + 1) * 11 for spec in scaled.values()) <= 97
     assert all(spec["minReplicas"] >= 2 for spec in scaled.values())
