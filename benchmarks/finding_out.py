@@ -31,7 +31,7 @@ from hes.case import Rules
 from hes.ids import id_maker
 from hes.model import Address, Answer, AttemptId, Email, EmailId, Ended, OnDoubt, Outcome, Room
 from hes.policy import Policy
-from hes.storage.records import NewEmail
+from hes.storage.records import NewEmail, Reach
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.told import EventKind, ProviderEvent, Told
@@ -265,7 +265,7 @@ async def ends(storage: SqlStorage, taken: Sequence[tuple[EmailId, AttemptId]]) 
     """Of each email: its status, its recipients', and how often what stands in its timeline."""
     found = []
     for email_id, _ in taken:
-        stored = await storage.read("p", email_id)
+        stored = await storage.read(Reach("p"), email_id)
         told = Counter(event.type for _, event in stored.events)
         found.append((email_id, stored.delivery.status, tuple(r.status for r in stored.recipients), told))
     return found

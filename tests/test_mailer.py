@@ -18,7 +18,7 @@ from hes.mailer import Mailer
 from hes.model import EmailId, Room
 from hes.node import ThisNode
 from hes.settings import Settings, load
-from hes.storage.records import Leases, NewEmail
+from hes.storage.records import Leases, NewEmail, Reach
 from hes.storage.sql import SqlStorage
 from tests.fakes import an_email
 
@@ -61,7 +61,7 @@ async def test_a_stop_while_a_lease_is_being_made_makes_no_doubt(tmp_path: Path)
                 mailer.stop()
                 slow.let_go.set()
         await mailer.aclose()
-        stored = await storage.read(email.project, email.id)
+        stored = await storage.read(Reach(email.project), email.id)
         assert stored.delivery.status == "sent"
         assert [attempt.outcome for attempt in stored.attempts] == ["accepted"]
 
@@ -85,7 +85,7 @@ async def test_what_a_test_key_sends_goes_into_the_database_and_nowhere_else(tmp
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(mailer.run)
             with anyio.fail_after(10):
-                while (stored := await storage.read(email.project, email.id)).delivery.status != "sent":
+                while (stored := await storage.read(Reach(email.project), email.id)).delivery.status != "sent":
                     pass
             operator = make_operator(settings, storage, ThisNode(settings, storage, mailer, now), now)
             assert [status.gate.name for status in await operator.status()] == ["sendgrid"]

@@ -15,7 +15,7 @@ from hes.storage import tables
 from hes.storage.batches import Insert, Row, padded
 from hes.storage.database import is_of_a_lock, is_of_a_row
 from hes.storage.ledger import delivery_row, event_row
-from hes.storage.records import Accepted, BatchItem, IdempotencyKey, NewEmail
+from hes.storage.records import Accepted, BatchItem, IdempotencyKey, NewEmail, Reach
 
 T = TypeVar("T")
 
@@ -43,8 +43,14 @@ _tell_answer = (
     .values(answer=sa.bindparam("told"))
 )
 
+_OF_TESTS = "test "
+"""What the keys of test emails begin with in the table. No caller's key can: they have no blanks.
+
+Not a column of its own in the primary key: the version before names that key in its ON CONFLICT, and could not write
+any more beside this one. What it wrote for test emails counts as a live email's, until it is gone.
+"""
 KeyName = tuple[str, str]
-"""Project, and the caller's key."""
+"""Project, and the caller's key as it stands in the table."""
 _Known = dict[KeyName, tuple[bytes, bytes]]
 """Request hash and answer."""
 
@@ -60,13 +66,13 @@ def write(
     for new in group:
         if new.key is not None:
             answer = _encode(_accepted(new, now))
-            wanted.setdefault((new.email.project, new.key.value), (new.key.request_hash, answer))
+            wanted.setdefault(_name_of(new, new.key), (new.key.request_hash, answer))
     used = _take_keys(connection, now, wanted)
     answers: list[Accepted | Exception] = []
     fresh: list[NewEmail] = []
     for new in group:
         if new.key is not None:
-            name = (new.email.project, new.key.value)
+            name = _name_of(new, new.key)
             if name in used:
                 answers.append(_repeated(new.key, *used[name]))
                 continue
@@ -81,20 +87,21 @@ def write(
 def write_batch(
     connection: sa.Connection,
     now: Millis,
-    project: str,
+    reach: Reach,
     items: Sequence[NewEmail | BatchItem],
     key: IdempotencyKey | None,
     new_id: NewId,
 ) -> list[BatchItem]:
     """Write one request of many emails in the caller's transaction; an answer for each, in order. Raises KeyReused."""
     if key is not None:
-        known = _take_keys(connection, now, {(project, key.value): (key.request_hash, b"")})
-        if (first := _first_answer_in(known, project, key, list[BatchItem])) is not None:
+        known = _take_keys(connection, now, {_name_within(reach, key): (key.request_hash, b"")})
+        if (first := _first_answer_in(known, reach, key, list[BatchItem])) is not None:
             return first
     bad = _insert_what_can_be(connection, now, [item for item in items if isinstance(item, NewEmail)], new_id)
     answers = [_answer_of(item, now, bad) for item in items]
     if key is not None:
-        told = {"of_project": project, "of_key": key.value, "told": _encode(answers).decode()}
+        project, name = _name_within(reach, key)
+        told = {"of_project": project, "of_key": name, "told": _encode(answers).decode()}
         connection.execute(_tell_answer, told)
     return answers
 
@@ -142,16 +149,29 @@ def _repeated(key: IdempotencyKey, request_hash: bytes, answer: bytes) -> Accept
     return _decode_accepted(answer) if key.request_hash == request_hash else _reused()
 
 
-def first_answer(connection: sa.Connection, now: Millis, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+def first_answer(connection: sa.Connection, now: Millis, reach: Reach, key: IdempotencyKey, kind: type[T]) -> T | None:
     """What the request under this key was answered; None: there was none. Writes nothing. Raises KeyReused."""
     lasting = tables.idempotency.c.created_at > now - KEY_LIFETIME_MS
-    return _first_answer_in(_look_up(connection, {(project, key.value)}, lasting), project, key, kind)
+    return _first_answer_in(_look_up(connection, {_name_within(reach, key)}, lasting), reach, key, kind)
 
 
-def _first_answer_in(known: _Known, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
-    if (project, key.value) not in known:
+def _name_of(new: NewEmail, key: IdempotencyKey) -> KeyName:
+    return _name(new.email.project, key, is_test=new.is_test)
+
+
+def _name_within(reach: Reach, key: IdempotencyKey) -> KeyName:
+    """Of whoever reaches test emails only, all that they hand in is a test."""
+    return _name(reach.project, key, is_test=reach.only_test)
+
+
+def _name(project: str, key: IdempotencyKey, *, is_test: bool) -> KeyName:
+    return project, f"{_OF_TESTS}{key.value}" if is_test else key.value
+
+
+def _first_answer_in(known: _Known, reach: Reach, key: IdempotencyKey, kind: type[T]) -> T | None:
+    if (name := _name_within(reach, key)) not in known:
         return None
-    request_hash, answer = known[project, key.value]
+    request_hash, answer = known[name]
     if key.request_hash != request_hash:
         raise _reused()
     return msgspec.json.decode(answer, type=kind)
@@ -220,7 +240,7 @@ def _email_row(new: NewEmail, content: bytes, now: Millis) -> Row:
     tags = _encode(e.tags).decode()
     return (
         e.id, e.project, now, e.sender.email, e.sender.name, e.subject, tags, new.reference, new.stream, e.message_id,
-        content,
+        content, new.written_by,
     )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from hes import interventions
 from hes.errors import NotFound, WrongState, WrongVersion
 from hes.model import Address, Delivery, EmailId, Millis, Reason, Status
 from hes.storage import tables
+from hes.storage.batches import padded
 from hes.storage.claiming import waiting_lanes
 from hes.storage.ledger import Ledger, delivery_of
-from hes.storage.records import ListQuery, Page, Queue, Recipient, StoredEmail, Waiting
+from hes.storage.records import ListQuery, Page, Queue, Reach, Recipient, StoredEmail, Waiting
 
 ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
 """Content can't be erased then: it is still needed, or somebody may still ask for it."""
@@ -20,17 +21,20 @@ ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.
 _email = tables.emails.c
 _delivery = tables.deliveries.c
 _recipient = tables.recipients.c
-_columns = [_email[name] for name in ("id", "created_at", "from_email", "from_name", "subject", "tags", "reference")]
+_columns = [
+    _email[name]
+    for name in ("id", "created_at", "from_email", "from_name", "subject", "tags", "reference", "written_by")
+]
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
+def page(connection: sa.Connection, reach: Reach, query: ListQuery) -> Page:
     """Newest first, by id: ids are made in the order of time, so that a page never shifts."""
     found = connection.execute(
         sa.select(*_columns, tables.deliveries)
         .join(tables.deliveries, _delivery.email_id == _email.id)
-        .where(_email.project == project, _delivery.project == project, *_conditions(query))
+        .where(*_within(reach), *_conditions(query))
         .order_by(_email.id.desc())
         .limit(query.limit + 1)
     ).all()
@@ -40,7 +44,7 @@ def page(connection: sa.Connection, project: str, query: ListQuery) -> Page:
 
 
 def some_of(
-    connection: sa.Connection, project: str, query: ListQuery, statuses: Collection[Status], *, with_content: bool
+    connection: sa.Connection, reach: Reach, query: ListQuery, statuses: Collection[Status], *, with_content: bool
 ) -> list[tuple[EmailId, bool]]:
     """Those that the query fits and that stand so, the newest first, each with whether it may be gone through.
 
@@ -49,11 +53,21 @@ def some_of(
     rows = connection.execute(
         sa.select(_email.id, _email.content.is_not(None))
         .join(tables.deliveries, _delivery.email_id == _email.id)
-        .where(_email.project == project, _delivery.status.in_([s.value for s in statuses]), *_conditions(query))
+        .where(*_within(reach), _delivery.status.in_([s.value for s in statuses]), *_conditions(query))
         .order_by(_email.id.desc())
         .limit(query.limit)
     )
     return [(EmailId(email_id), bool(has_content) or not with_content) for email_id, has_content in rows]
+
+
+def _within(reach: Reach) -> list[sa.ColumnElement[bool]]:
+    """As `Reach.holds`."""
+    wanted: list[sa.ColumnElement[bool]] = [_email.project == reach.project, _delivery.project == reach.project]
+    if reach.only_test:
+        wanted.append(sa.text(tables.IS_TEST))  # type: ignore[arg-type]
+    if reach.sender_domains:
+        wanted.append(_delivery.sender_domain.in_(padded(reach.sender_domains)))
+    return wanted
 
 
 def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
@@ -116,7 +130,7 @@ def recipient_of(row: sa.RowMapping) -> Recipient:
 
 
 def _stored(row: Sequence[Any], recipients: dict[str, list[Recipient]]) -> StoredEmail:
-    email_id, created_at, from_email, from_name, subject, tags, reference, *delivery = row
+    email_id, created_at, from_email, from_name, subject, tags, reference, written_by, *delivery = row
     of_row = delivery_of(delivery)
     return StoredEmail(
         delivery=of_row,
@@ -126,6 +140,7 @@ def _stored(row: Sequence[Any], recipients: dict[str, list[Recipient]]) -> Store
         tags=_decode_tags(tags),
         reference=reference,
         stream=of_row.stream,
+        written_by=written_by,
         email=None,
         recipients=tuple(recipients.get(email_id, ())),
         attempts=(),
@@ -165,13 +180,16 @@ def queue(connection: sa.Connection, now: Millis) -> Queue:
     return Queue(counts, total, min(due, default=None))
 
 
-def owned(ledger: Ledger, project: str, email_id: EmailId) -> Delivery:
-    """Raises NotFound, also for another project's."""
+def reached(ledger: Ledger, reach: Reach, email_id: EmailId) -> Delivery:
+    """Raises NotFound, also for what is outside the reach: nothing tells that from what is not there."""
     case = ledger.case(email_id)
-    if case is None or case.delivery.project != project:
-        detail = f"there is no email {email_id[:64]!r}"
-        raise NotFound(detail)
+    if case is None or not reach.holds(case.delivery):
+        raise not_found(email_id)
     return case.delivery
+
+
+def not_found(email_id: str) -> NotFound:
+    return NotFound(f"there is no email {email_id[:64]!r}")
 
 
 def check_version(delivery: Delivery, version: int | None) -> None:
@@ -179,8 +197,8 @@ def check_version(delivery: Delivery, version: int | None) -> None:
         raise WrongVersion(f"the email has version {delivery.version} by now, not {version}: read it again")
 
 
-def erase(connection: sa.Connection, now: Millis, project: str, email_id: EmailId, ledger: Ledger) -> None:
-    delivery = owned(ledger, project, email_id)
+def erase(connection: sa.Connection, now: Millis, reach: Reach, email_id: EmailId, ledger: Ledger) -> None:
+    delivery = reached(ledger, reach, email_id)
     if delivery.status in ON_ITS_WAY:
         raise WrongState(f"an email that is `{delivery.status}` can't be erased: cancel it first, or wait")
     case = ledger.case(email_id)

@@ -34,14 +34,14 @@ class StoredKey(NewKey, frozen=True, kw_only=True):
 class Keys(Protocol):
     """Where keys are kept. `by`: the id of the key that asks for it; it goes into the audit. Raises as `Storage` does.
 
-    `project` None: of all projects.
+    `project` None: of all projects. `only_test`: no live keys.
     """
 
     async def create(self, new: NewKey, by: str) -> StoredKey:
         """Keep a key, and the project that it is the first of."""
         ...
 
-    async def page(self, project: str | None, most: int, before: str | None) -> list[StoredKey]:
+    async def page(self, project: str | None, most: int, before: str | None, *, only_test: bool) -> list[StoredKey]:
         """The newest keys of the project, or those made before that one; newest first, so many at most."""
         ...
 

@@ -35,8 +35,10 @@ class KeyStore:
 
         return await self._database.write(work)
 
-    async def page(self, project: str | None, most: int, before: str | None) -> list[StoredKey]:
+    async def page(self, project: str | None, most: int, before: str | None, *, only_test: bool) -> list[StoredKey]:
         newest_first = _of_project(sa.select(tables.api_keys), project).order_by(_key.id.desc()).limit(most)
+        if only_test:
+            newest_first = newest_first.where(_key.test)
         if before is not None:
             newest_first = newest_first.where(_key.id < before)
         return await self._database.read(

@@ -22,6 +22,27 @@ from hes.model import (
 )
 
 
+class Reach(Struct, frozen=True):
+    """Which emails somebody may see and change; the others are to them as if they were not there.
+
+    What of an email is shown, and what may be done to it, is not decided by this.
+    """
+
+    project: str
+    only_test: bool = False
+    """Only what goes to the outbox, whoever says otherwise."""
+    sender_domains: tuple[str, ...] = ()
+    """Only what comes from one of these, in lower case. Empty: any."""
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Looks at the delivery alone: that knows the sender's domain also once the address was erased."""
+        return (
+            delivery.project == self.project
+            and (delivery.is_test or not self.only_test)
+            and (not self.sender_domains or delivery.sender_domain in self.sender_domains)
+        )
+
+
 class IdempotencyKey(Struct, frozen=True):
     """The caller's name for one request, kept 24 hours, and what that request said."""
 
@@ -45,6 +66,8 @@ class NewEmail(Struct, frozen=True, kw_only=True):
     is_draft: bool = False
     """Only stored, until somebody says that it is to be sent."""
     is_test: bool = False
+    written_by: str | None = None
+    """The id of the key that hands it in, or that edits the draft."""
     key: IdempotencyKey | None = None
 
 
@@ -179,6 +202,8 @@ class StoredEmail(Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
     reference: str | None
     stream: str
+    written_by: str | None
+    """The id of the key that handed it in, or edited it last; None: a version of HES that did not keep it."""
     email: Email | None
     """None once the content was erased, or when it was not asked for."""
     recipients: tuple[Recipient, ...]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from hes import interventions
 from hes.case import Case, Change
-from hes.errors import CommitUnknown, NotFound, StorageUnavailable, WrongState
+from hes.errors import CommitUnknown, StorageUnavailable, WrongState
 from hes.ids import NewId
 from hes.model import (
     Address,
@@ -57,6 +57,7 @@ from hes.storage.records import (
     Page,
     Presence,
     Queue,
+    Reach,
     Settled,
     StoredEmail,
     Swept,
@@ -167,10 +168,10 @@ class SqlStorage:
             return await self._database.write(work)
 
     async def accept_batch(
-        self, project: str, items: Sequence[NewEmail | BatchItem], key: IdempotencyKey | None
+        self, reach: Reach, items: Sequence[NewEmail | BatchItem], key: IdempotencyKey | None
     ) -> list[BatchItem]:
         def work(connection: sa.Connection, now: Millis) -> list[BatchItem]:
-            return accepting.write_batch(connection, now, project, items, key, self._new_id)
+            return accepting.write_batch(connection, now, reach, items, key, self._new_id)
 
         with self._telemetry.batch("accept") as batch:
             batch.holds([item.email.trace for item in items if isinstance(item, NewEmail)])
@@ -180,9 +181,9 @@ class SqlStorage:
         _log.debug("%d emails of a batch of %d are accepted", count, len(items))
         return results
 
-    async def first_answer(self, project: str, key: IdempotencyKey, kind: type[T]) -> T | None:
+    async def first_answer(self, reach: Reach, key: IdempotencyKey, kind: type[T]) -> T | None:
         def work(connection: sa.Connection, now: Millis) -> T | None:
-            return accepting.first_answer(connection, now, project, key, kind)
+            return accepting.first_answer(connection, now, reach, key, kind)
 
         return await self._database.read(work)
 
@@ -382,35 +383,35 @@ class SqlStorage:
 
     # --- people --------------------------------------------------------------------------------------------------
 
-    async def cancel(self, project: str, email_id: EmailId) -> None:
-        await self._decide(project, email_id, interventions.cancel)
+    async def cancel(self, reach: Reach, email_id: EmailId) -> None:
+        await self._decide(reach, email_id, interventions.cancel)
 
-    async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
+    async def resolve(self, reach: Reach, email_id: EmailId, decision: Decision, by: str) -> None:
         await self._decide(
-            project,
+            reach,
             email_id,
             lambda case, now: interventions.resolve(case, decision, now, by),
             needs_content=decision is Decision.RESEND,
         )
 
-    async def send(self, project: str, email_id: EmailId, send_at: Millis | None) -> None:
+    async def send(self, reach: Reach, email_id: EmailId, send_at: Millis | None) -> None:
         await self._decide(
-            project, email_id, lambda case, now: interventions.send(case, send_at, now), needs_content=True
+            reach, email_id, lambda case, now: interventions.send(case, send_at, now), needs_content=True
         )
 
-    async def reschedule(self, project: str, email_id: EmailId, send_at: Millis, version: int | None) -> None:
+    async def reschedule(self, reach: Reach, email_id: EmailId, send_at: Millis, version: int | None) -> None:
         def decide(case: Case, now: Millis) -> Change:
             book.check_version(case.delivery, version)
             return interventions.reschedule(case, send_at, now)
 
-        await self._decide(project, email_id, decide)
+        await self._decide(reach, email_id, decide)
 
-    async def cancel_many(self, project: str, query: ListQuery) -> Many:
-        return await self._decide_many(project, query, CANCELLABLE, interventions.cancel)
+    async def cancel_many(self, reach: Reach, query: ListQuery) -> Many:
+        return await self._decide_many(reach, query, CANCELLABLE, interventions.cancel)
 
-    async def resolve_many(self, project: str, query: ListQuery, decision: Decision, by: str) -> Many:
+    async def resolve_many(self, reach: Reach, query: ListQuery, decision: Decision, by: str) -> Many:
         return await self._decide_many(
-            project,
+            reach,
             query,
             RESOLVABLE,
             lambda case, now: interventions.resolve(case, decision, now, by),
@@ -419,7 +420,7 @@ class SqlStorage:
 
     async def _decide_many(
         self,
-        project: str,
+        reach: Reach,
         query: ListQuery,
         statuses: Collection[Status],
         decide: Callable[[Case, Millis], Change | None],
@@ -427,7 +428,7 @@ class SqlStorage:
         needs_content: bool = False,
     ) -> Many:
         def work(connection: sa.Connection, now: Millis, write: Write) -> Many:
-            some = book.some_of(connection, project, query, statuses, with_content=needs_content)
+            some = book.some_of(connection, reach, query, statuses, with_content=needs_content)
             ledger = load(connection, (email_id for email_id, is_fit in some if is_fit))
             changed = 0
             for case in ledger.cases():
@@ -440,26 +441,26 @@ class SqlStorage:
 
         return await self._chronicle.write(work)
 
-    async def edit(self, new: NewEmail, version: int) -> None:
+    async def edit(self, reach: Reach, new: NewEmail, version: int) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
-            draft = book.owned(load(connection, [new.email.id]), new.email.project, new.email.id)
+            draft = book.reached(load(connection, [new.email.id]), reach, new.email.id)
             book.check_version(draft, version)
             interventions.check_edit(draft)
             accepting.rewrite(connection, now, draft, new)
 
         await self._database.write(work)
 
-    async def erase(self, project: str, email_id: EmailId) -> None:
+    async def erase(self, reach: Reach, email_id: EmailId) -> None:
         def work(connection: sa.Connection, now: Millis, write: Write) -> None:
             ledger = load(connection, [email_id])
-            book.erase(connection, now, project, email_id, ledger)
+            book.erase(connection, now, reach, email_id, ledger)
             write(ledger)
 
         await self._chronicle.write(work)
 
     async def _decide(
         self,
-        project: str,
+        reach: Reach,
         email_id: EmailId,
         decide: Callable[[Case, Millis], Change | None],
         *,
@@ -467,7 +468,7 @@ class SqlStorage:
     ) -> None:
         def work(connection: sa.Connection, now: Millis, write: Write) -> None:
             ledger = load(connection, [email_id])
-            book.owned(ledger, project, email_id)
+            book.reached(ledger, reach, email_id)
             if needs_content and not contents(connection, [email_id]):
                 raise WrongState("the content of this email was erased, so it can't be sent again")
             if (case := ledger.case(email_id)) is not None:
@@ -497,25 +498,26 @@ class SqlStorage:
 
     # --- reading and housekeeping --------------------------------------------------------------------------------
 
-    async def read(self, project: str, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
         def work(connection: sa.Connection, _now: Millis) -> StoredEmail:
             of_email = {"email_id": email_id}
             email = connection.execute(_select_email, of_email).mappings().one_or_none()
-            if email is None or email["project"] != project:
-                raise not_found(email_id)
-            delivery = connection.execute(_select_delivery, of_email).one()
+            row = connection.execute(_select_delivery, of_email).one_or_none()
+            if email is None or row is None or not reach.holds(delivery := delivery_of(row)):
+                raise book.not_found(email_id)
             recipients = connection.execute(_select_recipients, of_email).mappings()
             attempts = connection.execute(_select_attempts, of_email)
             events = connection.execute(_select_events, of_email)
             content = email["content"] if with_content else None
             return StoredEmail(
-                delivery=delivery_of(delivery),
+                delivery=delivery,
                 created_at=email["created_at"],
                 sender=Address(email["from_email"], email["from_name"]),
                 subject=email["subject"],
                 tags=_decode_tags(email["tags"]),
                 reference=email["reference"],
                 stream=email["stream"],
+                written_by=email["written_by"],
                 email=decode_email(content) if content is not None else None,
                 recipients=tuple(book.recipient_of(row) for row in recipients),
                 attempts=tuple(attempt_of(row) for row in attempts),
@@ -524,8 +526,8 @@ class SqlStorage:
 
         return await self._database.read(work)
 
-    async def list(self, project: str, query: ListQuery) -> Page:
-        return await self._database.read(lambda connection, _now: book.page(connection, project, query))
+    async def list(self, reach: Reach, query: ListQuery) -> Page:
+        return await self._database.read(lambda connection, _now: book.page(connection, reach, query))
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
@@ -598,11 +600,6 @@ def _not_tried(leased: Leased, now: Millis) -> Ended:
         answer=None,
         note="the database went away while it was leased",
     )
-
-
-def not_found(email_id: str) -> NotFound:
-    detail = f"there is no email {email_id[:64]!r}"
-    return NotFound(detail)
 
 
 def _probe(given: Given, room: Room) -> cluster.Probe | None:

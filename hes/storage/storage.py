@@ -11,7 +11,7 @@ from typing import Protocol
 from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Millis, Node, Room
 from hes.storage.hints import Hints
 from hes.storage.inbox import Inbox
-from hes.storage.records import Accepted, Leases, NewEmail, Presence, Settled, StoredEmail, Swept
+from hes.storage.records import Accepted, Leases, NewEmail, Presence, Reach, Settled, StoredEmail, Swept
 from hes.storage.searches import Searches
 
 
@@ -34,7 +34,7 @@ class Storage(Protocol):
 
         Concurrent calls share a transaction; when it fails because of one of them, the others do not suffer.
         Promise: it is on disk when this returns. The same key with the same request: the first answer again, nothing
-        written. A key older than 24 hours is as good as new.
+        written. A key older than 24 hours is as good as new. Each project has its own keys, and its test emails theirs.
         Raises: KeyReused for another request under the same key; KeyInUse while one with that key is being written.
         """
         ...
@@ -107,29 +107,29 @@ class Storage(Protocol):
         """
         ...
 
-    async def cancel(self, project: str, email_id: EmailId) -> None:
+    async def cancel(self, reach: Reach, email_id: EmailId) -> None:
         """Cancel what was not handed to anybody; what is cancelled already stays so.
 
         Raises: NotFound, WrongState.
         """
         ...
 
-    async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
+    async def resolve(self, reach: Reach, email_id: EmailId, decision: Decision, by: str) -> None:
         """Write down what a person decided about an email that is held or in doubt, and who it was.
 
         Raises: NotFound, WrongState (also for `resend` when the content is gone).
         """
         ...
 
-    async def send(self, project: str, email_id: EmailId, send_at: Millis | None) -> None:
+    async def send(self, reach: Reach, email_id: EmailId, send_at: Millis | None) -> None:
         """Send a draft, promote or reschedule what is scheduled, send again what failed or was cancelled.
 
         `send_at` None: now, or for a draft when it says itself. Raises: NotFound, WrongState.
         """
         ...
 
-    async def read(self, project: str, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
-        """One email with all that is known of it. Raises: NotFound, also for another project's."""
+    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+        """One email with all that is known of it. Raises: NotFound, also outside the reach, likewise above."""
         ...
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:

@@ -20,6 +20,8 @@ HAS_CONTENT = "content IS NOT NULL"
 CAN_EXPIRE = "status IN ('scheduled', 'queued', 'in_doubt')"
 IS_ASIDE = "status IN ('draft', 'scheduled', 'in_doubt', 'held', 'failed', 'cancelled', 'bounced', 'complained')"
 """What people look for among millions that went well."""
+IS_TEST = "is_test"
+"""So that who reaches nothing else finds them among all others."""
 IS_IN_DOUBT = "status = 'in_doubt'"
 IS_WAITING_EVENT = "due_at IS NOT NULL"
 
@@ -54,6 +56,9 @@ emails = sa.Table(
     sa.Column("stream", Text, nullable=False),
     sa.Column("message_id", Text, nullable=False),
     sa.Column("content", sa.LargeBinary),  # hes.model.Email as JSON; NULL once erased
+    # The key that handed it in, or edited the draft last. NULL before HES kept it: then it is nobody's own draft, and
+    # wants `emails:read` to be edited or sent. HES_BOOTSTRAP_KEY has the same name whatever it is: it may all anyway.
+    sa.Column("written_by", Text),
     sa.Index("emails_project", "project", "id"),
     _partial("emails_content", ["id"], HAS_CONTENT),
     _partial("emails_reference", ["project", "reference", "id"], "reference IS NOT NULL"),
@@ -95,6 +100,7 @@ deliveries = sa.Table(
     _partial("deliveries_expiring", ["expires_at", "status", "size_bytes"], CAN_EXPIRE),
     _partial("deliveries_aside", ["project", "status", "email_id"], IS_ASIDE),
     _partial("deliveries_in_doubt", ["due_at"], IS_IN_DOUBT),
+    _partial("deliveries_test", ["project", "email_id"], IS_TEST),
     sqlite_with_rowid=False,
     postgresql_with=_HOT,
 )

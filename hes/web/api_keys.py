@@ -157,4 +157,5 @@ def _principal_of(key: StoredKey) -> Principal:
         sender_domains=key.sender_domains,
         rate_per_second=key.rate_per_second,
         test=key.test,
+        expires_at=key.expires_at,
     )

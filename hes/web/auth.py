@@ -13,6 +13,8 @@ from litestar.datastructures import Headers
 from msgspec import Struct
 
 from hes.errors import Forbidden, NotAuthenticated
+from hes.model import Millis
+from hes.storage.records import Reach
 
 KeyScope = Literal["emails:send", "emails:read", "webhooks", "suppressions", "templates", "providers", "admin"]
 ALL_SCOPES: Final[frozenset[KeyScope]] = frozenset(get_args(KeyScope))
@@ -33,6 +35,13 @@ class Principal(Struct, frozen=True, kw_only=True):
     """How many emails it may send; None: any number."""
     test: bool = False
     """What it sends goes to the outbox only."""
+    expires_at: Millis | None = None
+    """None: never."""
+
+    @property
+    def reach(self) -> Reach:
+        """Which emails it may see and change, as far as its scopes let it."""
+        return Reach(self.project, self.test, self.sender_domains)
 
     def allow(self, scope: KeyScope) -> bool:
         """Whether it has this scope. `admin` holds no other scope within it."""
@@ -89,9 +98,13 @@ def _basic(credentials: bytes) -> tuple[bytes, ...]:
     return user, password
 
 
-async def authorize(authenticator: Authenticator, request: Request[Any, Any, Any], scope: KeyScope) -> Principal:
-    """Who is calling, if that one has the scope. Raises: NotAuthenticated, TooMany, Forbidden, StorageUnavailable."""
+async def authorize(authenticator: Authenticator, request: Request[Any, Any, Any], *scopes: KeyScope) -> Principal:
+    """Who is calling, if that one has all these scopes.
+
+    Raises: NotAuthenticated, TooMany, Forbidden, StorageUnavailable.
+    """
     principal = await authenticator(request)
-    if not principal.allow(scope):
-        raise Forbidden(f"This key lacks the scope `{scope}`.")
+    for scope in scopes:
+        if not principal.allow(scope):
+            raise Forbidden(f"This key lacks the scope `{scope}`.")
     return principal

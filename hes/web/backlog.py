@@ -19,7 +19,7 @@ import anyio
 from hes.errors import Overloaded, StorageUnavailable
 from hes.model import Monotonic
 from hes.storage.email_book import EmailBook
-from hes.storage.records import IdempotencyKey, Waiting
+from hes.storage.records import IdempotencyKey, Reach, Waiting
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class Backlog:
                 self._taken += load
 
     async def take_in(
-        self, project: str, key: IdempotencyKey | None, load: Waiting, store: Callable[[], Awaitable[T]], kind: type[T]
+        self, reach: Reach, key: IdempotencyKey | None, load: Waiting, store: Callable[[], Awaitable[T]], kind: type[T]
     ) -> T:
         """What `store` answers, if there is room; if not, what the same request was answered first.
 
@@ -96,7 +96,7 @@ class Backlog:
             with self.room(load):
                 return await store()
         except Overloaded:
-            first = None if key is None else await self._book.first_answer(project, key, kind)
+            first = None if key is None else await self._book.first_answer(reach, key, kind)
             if first is None:
                 raise
             return first

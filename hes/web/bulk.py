@@ -43,13 +43,13 @@ class ManyView(Struct, frozen=True):
     responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
 )
 async def resolve_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> ManyView:
-    principal = await authorize(desk.authenticator, request, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send", "emails:read")
     body = await _body(desk, request, "decision", "filter")
     decision = to_decision(body.get("decision"))
     query = _read_filter(body)
     try:
         return await _all(
-            query, lambda some: desk.emails.resolve_many(principal.project, some, decision, principal.key_id)
+            query, lambda some: desk.emails.resolve_many(principal.reach, some, decision, principal.key_id)
         )
     finally:
         desk.wake()
@@ -68,7 +68,7 @@ async def resolve_emails(request: Request[Any, Any, Any], desk: NamedDependency[
 async def cancel_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> ManyView:
     principal = await authorize(desk.authenticator, request, "emails:send")
     query = _read_filter(await _body(desk, request, "filter"))
-    return await _all(query, lambda some: desk.emails.cancel_many(principal.project, some))
+    return await _all(query, lambda some: desk.emails.cancel_many(principal.reach, some))
 
 
 async def _body(desk: Desk, request: Request[Any, Any, Any], *known: str) -> dict[str, Any]:

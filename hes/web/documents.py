@@ -38,7 +38,7 @@ from hes.web.email_request import NOT_BUILT, EmailRequest
 from hes.web.key_request import KeyRequest
 from hes.web.problems import MEDIA_TYPE, Problem, problem_of, unavailable
 from hes.web.requests import CancelManyRequest, ResolveManyRequest, ResolveRequest, SendRequest
-from hes.web.views import AcceptedView, EmailView, Health
+from hes.web.views import AcceptedView, EmailState, EmailView, Health
 
 _TITLES = {
     400: "The request can't be read",
@@ -231,7 +231,7 @@ def _config() -> OpenAPIConfig:
 
 def _schemas() -> dict[str, Any]:
     bodies = [EmailRequest, SendRequest, ResolveRequest, ResolveManyRequest, CancelManyRequest, KeyRequest]
-    types = [*bodies, AcceptedView, EmailView, Health, Problem]
+    types = [*bodies, AcceptedView, EmailView, EmailState, Health, Problem]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     email = schemas["EmailRequest"]
     items = {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"$ref": "#/components/schemas/EmailRequest"}}

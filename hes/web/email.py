@@ -7,9 +7,9 @@ from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from hes.errors import FieldError, Invalid, TooLarge, WrongState, WrongVersion
-from hes.model import EmailId, Status
-from hes.storage.records import Waiting
+from hes.errors import FieldError, Forbidden, Invalid, TooLarge, WrongState, WrongVersion
+from hes.model import EmailId, EventType, Status
+from hes.storage.records import StoredEmail, Waiting
 from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
@@ -25,7 +25,7 @@ from hes.web.requests import (
     read_send_request,
     require_json,
 )
-from hes.web.views import EmailView, email_view
+from hes.web.views import EmailState, EmailView, email_state, email_view
 
 
 @get(
@@ -43,13 +43,38 @@ async def get_email(
     if include not in {None, "content"}:
         raise Invalid("`include` takes only `content`.", [FieldError("include", "must be `content`")])
     with_content = include == "content"
-    stored = await desk.storage.read(principal.project, read_email_id(email_id), with_content=with_content)
-    return _answer(email_view(stored, with_content=with_content))
+    stored = await desk.storage.read(principal.reach, read_email_id(email_id), with_content=with_content)
+    return Response(email_view(stored, with_content=with_content), headers=_version_of(stored))
 
 
-def _answer(view: EmailView, status_code: int = 200) -> Response[EmailView]:
-    """With the version as `ETag`, for `If-Match`."""
-    return Response(view, status_code=status_code, headers={"ETag": f'"{view.version}"'})
+async def _answer(
+    desk: Desk, principal: Principal, email_id: EmailId, status_code: int = 200
+) -> Response[EmailView | EmailState]:
+    """What became of it; all of it only to whom may read."""
+    stored = await desk.storage.read(principal.reach, email_id)
+    view = email_view(stored) if principal.allow("emails:read") else email_state(stored)
+    return Response(view, status_code=status_code, headers=_version_of(stored))
+
+
+def _version_of(stored: StoredEmail) -> dict[str, str]:
+    """For `If-Match`."""
+    return {"ETag": f'"{stored.delivery.version}"'}
+
+
+_OF_A_DRAFT = {EventType.CREATED, EventType.CANCELLED}
+
+
+def _check_is_own_draft(principal: Principal, stored: StoredEmail) -> None:
+    """Whoever may say where another's draft goes can read it. Raises Forbidden.
+
+    A draft that nobody knows the writer of is another's. One that was cancelled is a draft still: nobody has said that
+    it is to be sent. What is none goes where its writer said.
+    """
+    status = stored.delivery.status
+    was_sent = not all(event.type in _OF_A_DRAFT for _, event in stored.events)
+    is_draft = status is Status.DRAFT or (status is Status.CANCELLED and not was_sent)
+    if is_draft and stored.written_by != principal.key_id and not principal.allow("emails:read"):
+        raise Forbidden("Another key wrote this draft: to edit or send it, this one lacks the scope `emails:read`.")
 
 
 @post(
@@ -63,13 +88,13 @@ def _answer(view: EmailView, status_code: int = 200) -> Response[EmailView]:
 )
 async def cancel_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
-) -> Response[EmailView]:
+) -> Response[EmailView | EmailState]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await read_body(request, desk.body_seconds))
     id_ = read_email_id(email_id)
-    await desk.storage.cancel(principal.project, id_)
-    return _answer(email_view(await desk.storage.read(principal.project, id_)))
+    await desk.storage.cancel(principal.reach, id_)
+    return await _answer(desk, principal, id_)
 
 
 @post(
@@ -84,14 +109,15 @@ async def cancel_email(
 async def resolve_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
-    principal = await authorize(desk.authenticator, request, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send", "emails:read")
     read_query(request.scope["query_string"])
     require_json(request.headers)
     decision = read_resolve(await read_body(request, desk.body_seconds))
     id_ = read_email_id(email_id)
-    await desk.storage.resolve(principal.project, id_, decision, principal.key_id)
+    await desk.storage.resolve(principal.reach, id_, decision, principal.key_id)
     desk.wake()
-    return _answer(email_view(await desk.storage.read(principal.project, id_)))
+    stored = await desk.storage.read(principal.reach, id_)
+    return Response(email_view(stored), headers=_version_of(stored))
 
 
 @post(
@@ -105,18 +131,20 @@ async def resolve_email(
 )
 async def send_again(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
-) -> Response[EmailView]:
+) -> Response[EmailView | EmailState]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     send_at = read_send_request(request.headers, await read_body(request, desk.body_seconds), desk.clock())
     id_ = read_email_id(email_id)
-    delivery = (await desk.storage.read(principal.project, id_)).delivery
+    stored = await desk.storage.read(principal.reach, id_)
+    _check_is_own_draft(principal, stored)
+    delivery = stored.delivery
     desk.rates.spend(principal)
     is_at_rest = delivery.status in {Status.DRAFT, Status.FAILED, Status.CANCELLED}
     with desk.backlog.room(Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()):
-        await desk.storage.send(principal.project, id_, send_at)
+        await desk.storage.send(principal.reach, id_, send_at)
     desk.wake()
-    return _answer(email_view(await desk.storage.read(principal.project, id_)), 202)
+    return await _answer(desk, principal, id_, 202)
 
 
 @patch(
@@ -131,7 +159,7 @@ async def send_again(
 )
 async def edit_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
-) -> Response[EmailView]:
+) -> Response[EmailView | EmailState]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
     version = read_if_match(request.headers.getall("if-match", []))
@@ -142,20 +170,22 @@ async def edit_email(
         while not await _is_changed(desk, principal, id_, changes, version):
             pass  # somebody else changed it meanwhile: theirs first, then this
     desk.wake()
-    return _answer(email_view(await desk.storage.read(principal.project, id_)))
+    return await _answer(desk, principal, id_)
 
 
 async def _is_changed(
     desk: Desk, principal: Principal, email_id: EmailId, changes: Changes, version: int | None
 ) -> bool:
     """False: it is another one by now than the one that was read, and the caller does not mind which one it is."""
-    project = principal.project
-    delivery = (await desk.storage.read(project, email_id)).delivery
+    stored = await desk.storage.read(principal.reach, email_id)
+    _check_is_own_draft(principal, stored)
+    delivery = stored.delivery
     if delivery.status is not Status.DRAFT:
-        await desk.emails.reschedule(project, email_id, changes.to_what_is_scheduled(delivery.status), version)
+        await desk.emails.reschedule(principal.reach, email_id, changes.to_what_is_scheduled(delivery.status), version)
         return True
     with desk.bodies.hold(delivery.size_bytes):
-        stored = await desk.storage.read(project, email_id, with_content=True)
+        stored = await desk.storage.read(principal.reach, email_id, with_content=True)
+        _check_is_own_draft(principal, stored)  # another may have written it meanwhile
         if stored.email is None:
             raise WrongState("the content of this email was erased, so it can't be edited")
         asked = edited(stored, stored.email, changes)
@@ -164,7 +194,7 @@ async def _is_changed(
             raise TooLarge("The email would be larger than what is taken here.")
         new = new_email(desk, principal, submission, email_id)
         try:
-            await desk.emails.edit(new, stored.delivery.version if version is None else version)
+            await desk.emails.edit(principal.reach, new, stored.delivery.version if version is None else version)
         except WrongVersion:
             if version is not None:
                 raise
@@ -182,6 +212,6 @@ async def _is_changed(
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 async def erase_email(email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> None:
-    principal = await authorize(desk.authenticator, request, "emails:send")
+    principal = await authorize(desk.authenticator, request, "emails:send", "emails:read")
     read_query(request.scope["query_string"])
-    await desk.emails.erase(principal.project, read_email_id(email_id))
+    await desk.emails.erase(principal.reach, read_email_id(email_id))

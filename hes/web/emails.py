@@ -50,7 +50,7 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)
         load = Waiting() if new.is_draft else Waiting(1, len(raw))
         accepted = await desk.backlog.take_in(
-            principal.project, new.key, load, lambda: desk.storage.accept(new), Accepted
+            principal.reach, new.key, load, lambda: desk.storage.accept(new), Accepted
         )
     desk.wake()
     return Response(
@@ -108,5 +108,6 @@ def new_email(
         send_at=submission.send_at,
         is_draft=submission.is_draft,
         is_test=principal.test,
+        written_by=principal.key_id,
         key=IdempotencyKey(key, submission.request_hash) if key is not None else None,
     )

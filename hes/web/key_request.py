@@ -29,10 +29,15 @@ class KeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "emails:read",
     )
     sender_domains: Annotated[
-        tuple[Domain, ...], Meta(max_length=100, description="The only domains it may send from; none: any.")
+        tuple[Domain, ...],
+        Meta(max_length=100, description="The only domains it may send from; none: those of the key that makes it."),
     ] = ()
-    rate_per_second: Annotated[Rate | None, Meta(description="Emails a second, at most; null: no limit.")] = None
-    expires_at: Annotated[Moment | None, Meta(description="Refused from then on.")] = None
+    rate_per_second: Annotated[
+        Rate | None, Meta(description="Emails a second, at most; null: as the key that makes it.")
+    ] = None
+    expires_at: Annotated[
+        Moment | None, Meta(description="Refused from then on; null: when the key that makes it is.")
+    ] = None
     test: Annotated[bool, Meta(description="What it sends goes to the outbox only.")] = False
     project: Annotated[
         Project | None,

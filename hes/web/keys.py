@@ -7,6 +7,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from hes.errors import FieldError, Forbidden
 from hes.storage.key_records import NewKey, StoredKey
@@ -67,7 +68,8 @@ class KeyPage(Struct, frozen=True):
     "/keys",
     operation_id="createKey",
     summary="Make a key",
-    description="The answer holds the key; only its hash is kept, so it can't be had again.",
+    description="The answer holds the key; only its hash is kept, so it can't be had again. `sender_domains`, "
+    "`rate_per_second` and `expires_at` that are not given are those of the key that makes it; it can't give more.",
     status_code=201,
     response_description="The key was made",
     responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
@@ -79,6 +81,7 @@ async def create_key(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     wanted = read_key_request(await read_body(request, desk.body_seconds), desk.clock(), outbox_only=desk.outbox_only)
     project = wanted.project or principal.project
     _check_may_give(principal, wanted, project)
+    wanted = _inherited(principal, wanted)
     key_id = desk.new_id()
     key = new_key(key_id, test=wanted.test)
     new = NewKey(
@@ -102,7 +105,7 @@ async def create_key(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     "/keys",
     operation_id="listKeys",
     summary="Keys, newest first",
-    description="Of the caller's project; for an admin of `default`, of all projects.",
+    description="Of the caller's project; for an admin of `default`, of all projects. A test key sees test keys only.",
     response_description="A page of keys",
     responses=problems(401, 403, 422, 503),
 )
@@ -113,7 +116,7 @@ async def list_keys(request: Request[Any, Any, Any], desk: NamedDependency[Desk]
     limit = read_parameter(given, "limit", read_limit, errors) or USUAL_IN_PAGE
     before = read_parameter(given, "cursor", read_cursor, errors)
     refuse_wrong(errors)
-    found = await desk.keys.page(_reach(principal), limit + 1, before)
+    found = await desk.keys.page(_projects(principal), limit + 1, before, only_test=principal.test)
     keys = found[:limit]
     return KeyPage([key_view(key) for key in keys], cursor_behind(keys[-1].id) if len(found) > limit else None)
 
@@ -131,7 +134,9 @@ async def revoke_key(key_id: FromPath[str], request: Request[Any, Any, Any], des
     principal = await authorize(desk.authenticator, request, "admin")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await read_body(request, desk.body_seconds))
-    key = await desk.keys.revoke(_reach(principal), read_key_id(key_id), principal.key_id)
+    id_ = read_key_id(key_id)
+    await _check_may_revoke(desk, principal, id_)
+    key = await desk.keys.revoke(_projects(principal), id_, principal.key_id)
     _log.info("key %s of %s is revoked, says %s", key.id, key.project, principal.key_id)
     return key_view(key)
 
@@ -157,18 +162,43 @@ def _shown(key: StoredKey) -> dict[str, Any]:
     }
 
 
-def _reach(principal: Principal) -> str | None:
+def _projects(principal: Principal) -> str | None:
     """The project whose keys are in its hand; None: all."""
     return None if principal.project == "default" else principal.project
 
 
 def _check_may_give(principal: Principal, wanted: WantedKey, project: str) -> None:
     """Nobody makes a key that reaches where the own one is kept from. Raises: Forbidden."""
-    if _reach(principal) not in {None, project}:
+    if _projects(principal) not in {None, project}:
         raise Forbidden("This key can make keys of its own project only.")
-    if "providers" in wanted.scopes and _reach(principal) and not principal.allow("providers"):
+    if "providers" in wanted.scopes and _projects(principal) and not principal.allow("providers"):
         raise Forbidden("The scope `providers` reaches into all projects; this key can't give it.")
     if principal.test and not wanted.test:
         raise Forbidden("A test key can make test keys only.")
-    if principal.sender_domains and not set(wanted.sender_domains or [""]) <= set(principal.sender_domains):
+    if principal.sender_domains and not set(wanted.sender_domains) <= set(principal.sender_domains):
         raise Forbidden("This key can make keys for its own `sender_domains` only.")
+    if principal.rate_per_second is not None and (wanted.rate_per_second or 0) > principal.rate_per_second:
+        raise Forbidden(
+            f"This key can make keys with a `rate_per_second` of at most its own {principal.rate_per_second:g}."
+        )
+    if principal.expires_at is not None and (wanted.expires_at or 0) > principal.expires_at:
+        raise Forbidden(
+            f"This key can make keys that expire when it does itself, at the latest: {rfc3339(principal.expires_at)}."
+        )
+
+
+def _inherited(principal: Principal, wanted: WantedKey) -> WantedKey:
+    """What was not asked for is as the maker has it."""
+    return replace(
+        wanted,
+        sender_domains=wanted.sender_domains or principal.sender_domains,
+        rate_per_second=wanted.rate_per_second or principal.rate_per_second,
+        expires_at=wanted.expires_at or principal.expires_at,
+    )
+
+
+async def _check_may_revoke(desk: Desk, principal: Principal, key_id: str) -> None:
+    """A test key has no live one in hand. Raises: Forbidden."""
+    key = await desk.keys.find(key_id) if principal.test else None
+    if key is not None and not key.test and _projects(principal) in {None, key.project}:
+        raise Forbidden("A test key can revoke test keys only.")

@@ -71,9 +71,7 @@ class BatchView(Struct, frozen=True):
 )
 async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> EmailPage:
     principal = await authorize(desk.authenticator, request, "emails:read")
-    page = await desk.emails.list(
-        principal.project, read_list_query(read_query(request.scope["query_string"], *FILTERS))
-    )
+    page = await desk.emails.list(principal.reach, read_list_query(read_query(request.scope["query_string"], *FILTERS)))
     last = page.emails[-1].delivery.email_id if page.more else None
     return EmailPage([email_summary(one) for one in page.emails], cursor_behind(last) if last else None)
 
@@ -140,10 +138,10 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         to_send = sum(isinstance(item, NewEmail) and not item.is_draft for item in items)
         load = Waiting(to_send, len(raw)) if to_send else Waiting()
         results = await desk.backlog.take_in(
-            principal.project,
+            principal.reach,
             of_key,
             load,
-            lambda: desk.emails.accept_batch(principal.project, items, of_key),
+            lambda: desk.emails.accept_batch(principal.reach, items, of_key),
             list[BatchItem],
         )
     desk.wake()

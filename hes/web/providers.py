@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from hes.errors import NotFound
+from hes.errors import Forbidden, NotFound
 from hes.model import GateState, GateStatus, Node, ProviderStatus
 from hes.web.auth import authorize
 from hes.web.desk import Desk
@@ -136,6 +136,8 @@ async def _turn(
     principal = await authorize(desk.authenticator, request, "providers")
     read_query(request.scope["query_string"])
     read_nothing(request.headers, await read_body(request, desk.body_seconds))
+    if principal.test:
+        raise Forbidden("A test key sends nothing through providers, so it can't pause, resume or reset one.")
     if name not in desk.provider_names:
         raise NotFound("There is no such provider.")
     turn = {"pause": desk.gates.pause, "resume": desk.gates.resume, "reset": desk.gates.reset}[how]

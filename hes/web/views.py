@@ -118,6 +118,14 @@ class EmailView(EmailSummary, frozen=True, kw_only=True):
     ] = UNSET
 
 
+class EmailState(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a key without `emails:read` is told of an email."""
+
+    id: str
+    status: Status
+    version: int
+
+
 class Health(Struct, frozen=True):
     """The answer of /health/live and /health/ready."""
 
@@ -135,6 +143,11 @@ def rfc3339_or_none(at: Millis | None) -> str | None:
 
 def accepted_view(accepted: Accepted) -> AcceptedView:
     return AcceptedView(accepted.id, accepted.status, rfc3339(accepted.created_at))
+
+
+def email_state(stored: StoredEmail) -> EmailState:
+    delivery = stored.delivery
+    return EmailState(delivery.email_id, delivery.status, delivery.version)
 
 
 def email_summary(stored: StoredEmail) -> EmailSummary:

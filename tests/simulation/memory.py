@@ -42,6 +42,7 @@ from hes.storage.records import (
     Leases,
     NewEmail,
     Presence,
+    Reach,
     Recipient,
     Settled,
     StoredEmail,
@@ -85,7 +86,7 @@ class MemoryStorage:
         self._probes: dict[tuple[str, str], tuple[str, Millis]] = {}
         self._nodes: dict[str, Node] = {}
         self._given: Counter[tuple[str, int]] = Counter()
-        self._keys: dict[tuple[str, str], tuple[bytes, Accepted]] = {}
+        self._keys: dict[tuple[str, bool, str], tuple[bytes, Accepted]] = {}
         self.searching: dict[AttemptId, Search] = {}
 
     @property
@@ -143,7 +144,7 @@ class MemoryStorage:
         now = self._reach()
         email = new.email
         if new.key is not None:
-            known = self._keys.get((email.project, new.key.value))
+            known = self._keys.get((email.project, new.is_test, new.key.value))
             if known is not None and known[1].created_at > now - KEY_LIFETIME_MS:
                 if known[0] != new.key.request_hash:
                     raise KeyReused("another body")
@@ -155,7 +156,7 @@ class MemoryStorage:
         self.emails[email.id] = (new, accepted)
         self.events[email.id] = [(self._new_id(), event) for event in first_events(new, now)]
         if new.key is not None:
-            self._keys[email.project, new.key.value] = (new.key.request_hash, accepted)
+            self._keys[email.project, new.is_test, new.key.value] = (new.key.request_hash, accepted)
         return accepted
 
     async def lease(
@@ -356,26 +357,26 @@ class MemoryStorage:
             self.events[search.email_id] += [(self._new_id(), event) for event in told]
             self.searching[search.attempt_id] = put_back(case, asked, now)
 
-    async def cancel(self, project: str, email_id: EmailId) -> None:
-        self._decide(project, email_id, interventions.cancel)
+    async def cancel(self, reach: Reach, email_id: EmailId) -> None:
+        self._decide(reach, email_id, interventions.cancel)
 
-    async def resolve(self, project: str, email_id: EmailId, decision: Decision, by: str) -> None:
-        self._decide(project, email_id, lambda case, now: interventions.resolve(case, decision, now, by))
+    async def resolve(self, reach: Reach, email_id: EmailId, decision: Decision, by: str) -> None:
+        self._decide(reach, email_id, lambda case, now: interventions.resolve(case, decision, now, by))
 
-    async def send(self, project: str, email_id: EmailId, send_at: Millis | None) -> None:
-        self._decide(project, email_id, lambda case, now: interventions.send(case, send_at, now))
+    async def send(self, reach: Reach, email_id: EmailId, send_at: Millis | None) -> None:
+        self._decide(reach, email_id, lambda case, now: interventions.send(case, send_at, now))
 
-    def _decide(self, project: str, email_id: EmailId, decide: Callable[[Case, Millis], Change | None]) -> None:
+    def _decide(self, reach: Reach, email_id: EmailId, decide: Callable[[Case, Millis], Change | None]) -> None:
         now = self._reach()
         case = self.cases.get(email_id)
-        if case is None or case.delivery.project != project:
+        if case is None or not reach.holds(case.delivery):
             raise NotFound("no such email")
         self._apply(decide(case, now))
 
-    async def read(self, project: str, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
         self._reach()
         case = self.cases.get(email_id)
-        if case is None or case.delivery.project != project:
+        if case is None or not reach.holds(case.delivery):
             raise NotFound("no such email")
         new, accepted = self.emails[email_id]
         email = new.email
@@ -387,6 +388,7 @@ class MemoryStorage:
             tags=email.tags,
             reference=new.reference,
             stream=new.stream,
+            written_by=new.written_by,
             email=email if with_content else None,
             recipients=tuple(
                 Recipient(address, kind)

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from hes.model import EmailId, Millis
+from hes.storage.records import Reach
 from tests.actors.parts import in_virtual_time
 from tests.simulation.fleet import Fleet, running
 
@@ -31,7 +32,7 @@ class Plan:
     async def move(self, email_id: EmailId, in_ms: int | None) -> None:
         """Another time; None: now."""
         now = self.fleet.database_clock()
-        await self.fleet.storage.send("p", email_id, None if in_ms is None else now + in_ms)
+        await self.fleet.storage.send(Reach("p"), email_id, None if in_ms is None else now + in_ms)
         self.send_at[email_id] = now + (in_ms or 0)
 
     def lateness(self) -> list[Millis]:

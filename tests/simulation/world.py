@@ -43,7 +43,7 @@ from hes.provider_settings import Kind, ProviderSettings
 from hes.providers.finding import Doubt, Finding, Found
 from hes.settings import Settings
 from hes.storage.hints import NoHints
-from hes.storage.records import Leases, NewEmail, Settled, Swept
+from hes.storage.records import Leases, NewEmail, Reach, Settled, Swept
 from hes.storage.searches import Asked, Asking
 from tests.simulation.memory import LIVE, MemoryStorage
 
@@ -504,13 +504,13 @@ class World:
         provider.is_slow = self.rng.random() < 0.5
 
     async def _cancel(self) -> None:
-        await self._person(lambda email_id: self.storage.cancel("p", email_id))
+        await self._person(lambda email_id: self.storage.cancel(Reach("p"), email_id))
 
     async def _resolve(self) -> None:
         decision = self.rng.choice(list(Decision))
 
         async def resolve(email_id: EmailId) -> None:
-            await self.storage.resolve("p", email_id, decision, "somebody")
+            await self.storage.resolve(Reach("p"), email_id, decision, "somebody")
             if decision is Decision.RESEND:
                 self._told_to_resend[email_id] += 1
 

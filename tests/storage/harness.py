@@ -35,7 +35,7 @@ from hes.model import (
 from hes.policy import Policy
 from hes.storage import migrations, tables
 from hes.storage.postgres import PostgresDatabase, PostgresUrl, open_postgres, run_schema
-from hes.storage.records import IdempotencyKey, Leases, NewEmail, StoredEmail
+from hes.storage.records import IdempotencyKey, Leases, NewEmail, Reach, StoredEmail
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite, schema
 from hes.storage.storage import Storage
@@ -55,6 +55,10 @@ AMPLE = 1_000_000_000
 
 next_id = id_maker(lambda: NOW, random.Random(1))
 """Ids that grow through all of a test run, however many storages are opened in it."""
+
+
+SHOP = Reach("shop")
+"""The project of `new_email`, all of it."""
 
 
 class FakeClock:
@@ -190,7 +194,7 @@ class Bench:
 
     async def read(self, email: Leased | EmailId) -> StoredEmail:
         email_id = email.email.id if isinstance(email, Leased) else email
-        return await self.storage.read("shop", email_id, with_content=True)
+        return await self.storage.read(SHOP, email_id, with_content=True)
 
     async def status(self, email: Leased | EmailId) -> tuple[Status, str | None]:
         delivery = (await self.read(email)).delivery

@@ -7,7 +7,7 @@ from hes.errors import KeyReused, NotFound
 from hes.model import Address, Attachment, EmailId, OnDoubt, Status
 from hes.storage.records import Accepted, NewEmail
 from hes.storage.storage import Storage
-from tests.storage.harness import DAY_SECONDS, NOW, Bench, FakeClock, new_email, told
+from tests.storage.harness import DAY_SECONDS, NOW, SHOP, Bench, FakeClock, new_email, told
 
 
 async def answers_to(storage: Storage, news: list[NewEmail]) -> list[Accepted | Exception]:
@@ -70,7 +70,7 @@ async def test_the_same_key_and_request_get_the_first_answer_again(bench: Bench)
 async def test_the_first_answer_stays_the_same_whatever_became_of_the_email(bench: Bench) -> None:
     first = new_email(key="order-1")
     answer = await bench.storage.accept(first)
-    await bench.storage.cancel("shop", first.email.id)
+    await bench.storage.cancel(SHOP, first.email.id)
     assert await bench.storage.accept(new_email(key="order-1")) == answer
     assert told(await bench.read(first.email.id)) == ["created", "queued", "cancelled"]
 

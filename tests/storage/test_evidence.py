@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from hes.model import AttemptId, Decision, EmailId, Leased, OnDoubt, Outcome, Reason, Resolution, Status
 from hes.storage.records import Leases
-from tests.storage.harness import DAY_SECONDS, Bench, proof, rooms, told
+from tests.storage.harness import DAY_SECONDS, SHOP, Bench, proof, rooms, told
 
 
 async def find_out(bench: Bench, leased: Leased, *, accepted: bool) -> None:
@@ -148,7 +148,7 @@ async def test_accepted_is_believed_against_a_surely_not(bench: Bench) -> None:
 
 async def test_accepted_is_believed_against_a_persons_word(bench: Bench) -> None:
     leased = await bench.doubted(OnDoubt.HOLD)
-    await bench.storage.resolve("shop", leased.email.id, Decision.FAILED, "ann")
+    await bench.storage.resolve(SHOP, leased.email.id, Decision.FAILED, "ann")
     await find_out(bench, leased, accepted=True)
     assert await bench.status(leased) == (Status.SENT, None)
 
@@ -156,7 +156,7 @@ async def test_accepted_is_believed_against_a_persons_word(bench: Bench) -> None
 async def test_accepted_turns_cancelled_into_sent(bench: Bench) -> None:
     leased = await bench.leased()
     await bench.settle(leased, Outcome.UNAVAILABLE)
-    await bench.storage.cancel("shop", leased.email.id)
+    await bench.storage.cancel(SHOP, leased.email.id)
     await find_out(bench, leased, accepted=True)
     assert await bench.status(leased) == (Status.SENT, None)
 

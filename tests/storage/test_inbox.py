@@ -9,7 +9,7 @@ from hes.model import Address, Leased, OnDoubt, Outcome, Status
 from hes.storage.inbox import Taken
 from hes.storage.sql import EVENT_KEPT_MS, SqlStorage
 from hes.told import EventKind, ProviderEvent, Told
-from tests.storage.harness import Bench, erase, next_id, only_sql, told
+from tests.storage.harness import SHOP, Bench, erase, next_id, only_sql, told
 
 pytestmark = only_sql
 
@@ -118,7 +118,7 @@ async def test_two_attempts_that_turn_out_taken_are_a_duplicate(bench: Bench, sq
 async def test_an_event_about_a_cancelled_email_says_that_it_went_out(bench: Bench, sql: SqlStorage) -> None:
     leased = await bench.leased()
     await bench.settle(leased, Outcome.UNAVAILABLE)
-    await bench.storage.cancel("shop", leased.email.id)
+    await bench.storage.cancel(SHOP, leased.email.id)
     await take(sql, about(leased))
     assert await bench.status(leased) == (Status.DELIVERED, None)
 
@@ -216,7 +216,7 @@ async def test_each_recipient_stands_for_itself(bench: Bench, sql: SqlStorage) -
 
 async def test_what_was_erased_does_not_come_back(bench: Bench, sql: SqlStorage) -> None:
     leased = await sent(bench)
-    await sql.erase("shop", leased.email.id)
+    await sql.erase(SHOP, leased.email.id)
     await erase(sql, leased.email.id)
     await take(sql, about(leased))
     stored = await bench.read(leased)

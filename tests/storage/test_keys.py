@@ -39,13 +39,13 @@ async def test_a_key_is_found_as_it_was_kept(sql: SqlStorage) -> None:
 
 async def test_keys_are_listed_by_project_and_newest_first(sql: SqlStorage) -> None:
     first, second, other = [await sql.keys.create(a_key(name), "b") for name in ("shop", "shop", "other")]
-    assert await sql.keys.page("shop", 9, None) == [second, first]
-    assert await sql.keys.page("other", 9, None) == [other]
-    assert await sql.keys.page("nobody's", 9, None) == []
-    assert await sql.keys.page(None, 9, None) == [other, second, first]
-    assert await sql.keys.page(None, 1, None) == [other]
-    assert await sql.keys.page(None, 1, other.id) == [second]
-    assert await sql.keys.page("shop", 9, second.id) == [first]
+    assert await sql.keys.page("shop", 9, None, only_test=False) == [second, first]
+    assert await sql.keys.page("other", 9, None, only_test=False) == [other]
+    assert await sql.keys.page("nobody's", 9, None, only_test=False) == []
+    assert await sql.keys.page(None, 9, None, only_test=False) == [other, second, first]
+    assert await sql.keys.page(None, 1, None, only_test=False) == [other]
+    assert await sql.keys.page(None, 1, other.id, only_test=False) == [second]
+    assert await sql.keys.page("shop", 9, second.id, only_test=False) == [first]
 
 
 async def test_a_project_is_made_once_by_its_first_key(sql: SqlStorage, clock: FakeClock) -> None:

@@ -10,7 +10,7 @@ from hes.storage import tables
 from hes.storage.records import Leases
 from hes.storage.sql import SqlStorage
 from hes.storage.storage import Storage
-from tests.storage.harness import AMPLE, DAY_SECONDS, LEASE_SECONDS, NOW, Bench, only_sql, rooms, run, told
+from tests.storage.harness import AMPLE, DAY_SECONDS, LEASE_SECONDS, NOW, SHOP, Bench, only_sql, rooms, run, told
 
 
 async def size_of(bench: Bench, email_id: EmailId) -> int:
@@ -410,4 +410,4 @@ async def test_another_projects_emails_are_leased_as_well(storage: Storage, benc
     email_id = await bench.accept(project="blog")
     assert (await bench.lease()).email.id == email_id
     with pytest.raises(NotFound):
-        await storage.read("shop", email_id)
+        await storage.read(SHOP, email_id)

@@ -22,7 +22,7 @@ from hes.storage.postgres import DEADLINES, Deadlines, PostgresUrl, open_postgre
 from hes.storage.records import Accepted, BatchItem, NewEmail
 from hes.storage.sql import SqlStorage
 from tests import postgres
-from tests.storage.harness import Bench, FakeClock, new_email, new_policy, next_id, postgres_without_hints, rooms
+from tests.storage.harness import SHOP, Bench, FakeClock, new_email, new_policy, next_id, postgres_without_hints, rooms
 
 HASTY = Deadlines(lock=0.05)
 """For those who would wait for a lock."""
@@ -194,9 +194,9 @@ async def test_a_row_that_others_hold_is_waited_for_and_no_longer(
     async with shell.transaction():
         await shell.execute("SELECT 1 FROM deliveries FOR UPDATE")
         with pytest.raises(StorageUnavailable, match="another transaction was in the way for too long"):
-            await hasty.cancel("shop", email_id)
+            await hasty.cancel(SHOP, email_id)
         assert (await bench.give_out(rooms(a=1))).items == (), "a claim passes over what others hold"
-    await hasty.cancel("shop", email_id)
+    await hasty.cancel(SHOP, email_id)
 
 
 async def test_a_session_that_was_ended_in_the_middle_begins_anew(bench: Bench, sql: SqlStorage) -> None:
@@ -323,7 +323,7 @@ async def test_a_bad_email_harms_no_neighbour_in_its_group(bench: Bench, sql: Sq
 
 async def test_a_bad_email_harms_no_neighbour_in_its_batch(bench: Bench, sql: SqlStorage) -> None:
     news = [new_email(), new_email(subject="\x00"), new_email()]
-    first, refused, last = await sql.accept_batch("shop", news, None)
+    first, refused, last = await sql.accept_batch(SHOP, news, None)
     assert refused.problem is not None
     assert refused.problem["status"] == 422
     for item, new in ((first, news[0]), (last, news[2])):
@@ -392,9 +392,9 @@ async def test_a_batch_with_a_twin_that_takes_too_long_is_written_later(
     async with shell.transaction():
         await shell.execute(TWIN)
         with pytest.raises(KeyInUse):
-            await hasty.accept_batch("shop", [new], new.key)
+            await hasty.accept_batch(SHOP, [new], new.key)
         await shell.execute("DELETE FROM idempotency")
-    [item] = await hasty.accept_batch("shop", [new], new.key)
+    [item] = await hasty.accept_batch(SHOP, [new], new.key)
     assert item.accepted is not None
 
 

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from hes.model import Decision, EmailId, Outcome, Reason, Status
 from hes.storage.postgres import PostgresUrl, open_postgres
-from hes.storage.records import ListQuery
+from hes.storage.records import ListQuery, Reach
 from hes.storage.sql import SqlStorage
 from hes.told import EventKind, ProviderEvent, Told
 from tests import postgres
-from tests.storage.harness import NOW, Bench, FakeClock, ended, new_policy, next_id, rooms
+from tests.storage.harness import NOW, SHOP, Bench, FakeClock, ended, new_policy, next_id, rooms
 
 COUNT = 100_000
 LARGE = {"emails", "deliveries", "recipients", "attempts", "events", "outbox", "idempotency"}
@@ -91,8 +91,8 @@ async def lease_and_settle(bench: Bench) -> None:
     await bench.storage.settle([ended(leased, Outcome.ACCEPTED) for leased in given.items], {})
 
 
-def listing(**query: Any) -> Call:
-    return lambda bench: bench.storage.list("shop", ListQuery(**query))
+def listing(reach: Reach = SHOP, **query: Any) -> Call:
+    return lambda bench: bench.storage.list(reach, ListQuery(**query))
 
 
 async def take_events(bench: Bench) -> None:
@@ -107,9 +107,9 @@ CALLS: dict[str, Call] = {
     "claim searches": lambda bench: bench.storage.searches.claim({"a": 9}, {}),
     "take events": take_events,
     "match events": lambda bench: bench.storage.inbox.match(),
-    "cancel many": lambda bench: bench.storage.cancel_many("shop", ListQuery(reference="order 70000")),
+    "cancel many": lambda bench: bench.storage.cancel_many(SHOP, ListQuery(reference="order 70000")),
     "resolve many": lambda bench: bench.storage.resolve_many(
-        "shop", ListQuery(status=Status.HELD), Decision.FAILED, "ann"
+        SHOP, ListQuery(status=Status.HELD), Decision.FAILED, "ann"
     ),
     "accept": lambda bench: bench.accept_many(50, key="a key"),
     "lease and settle": lease_and_settle,
@@ -119,8 +119,8 @@ CALLS: dict[str, Call] = {
     "prune": lambda bench: bench.storage.prune(),
     "drop what is old": lambda bench: bench.storage.drop_old(1000, 1000),
     "count what waits": lambda bench: bench.storage.waiting(),
-    "read": lambda bench: bench.storage.read("shop", EmailId(SOMEBODY), with_content=True),
-    "erase": lambda bench: bench.storage.erase("shop", EmailId(SOMEBODY)),
+    "read": lambda bench: bench.storage.read(SHOP, EmailId(SOMEBODY), with_content=True),
+    "erase": lambda bench: bench.storage.erase(SHOP, EmailId(SOMEBODY)),
     "list": listing(),
     "list by status": listing(status=Status.SENT),
     "list by rare status": listing(status=Status.HELD),
@@ -132,6 +132,9 @@ CALLS: dict[str, Call] = {
     "list by reference": listing(reference="order 70000"),
     "list by tag": listing(tag="kind:welcome"),
     "list by time": listing(created_after=NOW - 5000, created_before=NOW - 4000),
+    "list tests": listing(Reach("shop", only_test=True)),
+    "list of a domain": listing(Reach("shop", sender_domains=("example.org", "example.com"))),
+    "list tests of a status": listing(Reach("shop", only_test=True), status=Status.QUEUED),
     "list from a cursor on": listing(before=EmailId(SOMEBODY)),
 }
 

@@ -5,9 +5,9 @@ from msgspec.structs import replace
 
 from hes.errors import NotFound
 from hes.model import Address, AttemptId, Decision, EmailId, OnDoubt, Outcome, Status
-from hes.storage.records import Recipient
+from hes.storage.records import Reach, Recipient
 from hes.storage.sql import SqlStorage
-from tests.storage.harness import NOW, Bench, Kind, erase, new_email, only_sql, told
+from tests.storage.harness import NOW, SHOP, Bench, Kind, erase, new_email, only_sql, told
 
 
 async def test_what_was_handed_in_is_read_back(bench: Bench) -> None:
@@ -22,8 +22,8 @@ async def test_what_was_handed_in_is_read_back(bench: Bench) -> None:
 
 async def test_the_content_comes_only_when_asked_for(bench: Bench) -> None:
     email_id = await bench.accept()
-    assert (await bench.storage.read("shop", email_id)).email is None
-    assert (await bench.storage.read("shop", email_id, with_content=True)).email is not None
+    assert (await bench.storage.read(SHOP, email_id)).email is None
+    assert (await bench.storage.read(SHOP, email_id, with_content=True)).email is not None
 
 
 async def test_recipients_come_in_their_order_and_kind(bench: Bench) -> None:
@@ -41,13 +41,13 @@ async def test_recipients_come_in_their_order_and_kind(bench: Bench) -> None:
 async def test_another_projects_email_is_not_found(bench: Bench) -> None:
     email_id = await bench.accept()
     with pytest.raises(NotFound):
-        await bench.storage.read("blog", email_id)
+        await bench.storage.read(Reach("blog"), email_id)
 
 
 @pytest.mark.parametrize("email_id", ["", "nobody", "' OR 1=1 --", "x" * 10_000])
 async def test_what_does_not_exist_is_not_found(bench: Bench, email_id: str) -> None:
     with pytest.raises(NotFound):
-        await bench.storage.read("shop", EmailId(email_id))
+        await bench.storage.read(SHOP, EmailId(email_id))
 
 
 async def test_attempts_come_in_the_order_they_were_made(bench: Bench) -> None:
@@ -77,7 +77,7 @@ async def test_the_timeline_is_told_in_order(bench: Bench) -> None:
 
 async def test_one_emails_timeline_is_not_anothers(bench: Bench) -> None:
     one, two = await bench.accept(), await bench.accept()
-    await bench.storage.cancel("shop", one)
+    await bench.storage.cancel(SHOP, one)
     assert told(await bench.read(two)) == ["created", "queued"]
     assert {event.email_id for _, event in (await bench.read(one)).events} == {one}
 
@@ -101,7 +101,7 @@ async def test_versions_only_grow(bench: Bench) -> None:
     bench.clock.advance(24 * 3600)
     await bench.storage.sweep()
     await look()
-    await bench.storage.resolve("shop", leased.email.id, Decision.SENT, "ann")
+    await bench.storage.resolve(SHOP, leased.email.id, Decision.SENT, "ann")
     await look()
     await bench.settle(second, Outcome.ACCEPTED)
     await look()
@@ -110,7 +110,7 @@ async def test_versions_only_grow(bench: Bench) -> None:
 
 async def test_a_move_raises_the_version(bench: Bench) -> None:
     email_id = await bench.accept()
-    await bench.storage.cancel("shop", email_id)
+    await bench.storage.cancel(SHOP, email_id)
     delivery = (await bench.read(email_id)).delivery
     assert (delivery.status, delivery.version) == (Status.CANCELLED, 2)
 

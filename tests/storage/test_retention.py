@@ -8,7 +8,7 @@ from hes.errors import NotFound
 from hes.model import EmailId, Leased, OnDoubt, Outcome, Status
 from hes.storage import tables
 from hes.storage.sql import SqlStorage
-from tests.storage.harness import Bench, new_email, only_sql, run
+from tests.storage.harness import SHOP, Bench, new_email, only_sql, run
 
 HOUR_MS = 3600 * 1000
 
@@ -78,7 +78,7 @@ async def test_what_is_not_at_rest_stays(bench: Bench, sql: SqlStorage, status: 
 @only_sql
 async def test_at_most_some_hundreds_go_at_a_time(bench: Bench, sql: SqlStorage) -> None:
     for email_id in await bench.accept_many(501):
-        await bench.storage.cancel("shop", email_id)
+        await bench.storage.cancel(SHOP, email_id)
     bench.clock.advance(3601)
     assert await sql.drop_old(HOUR_MS, None) == 500
     assert await sql.drop_old(HOUR_MS, None) == 1

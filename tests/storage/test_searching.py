@@ -19,6 +19,7 @@ from tests.storage.harness import (
     DAY_SECONDS,
     LEASE_SECONDS,
     RULES,
+    SHOP,
     Bench,
     FakeClock,
     Kind,
@@ -280,7 +281,7 @@ async def test_held_it_goes_on_being_replayed(bench: Bench) -> None:
 @pytest.mark.parametrize("decision", Decision)
 async def test_a_persons_word_ends_the_search(bench: Bench, decision: Decision) -> None:
     leased = await doubted(bench)
-    await bench.storage.resolve("shop", leased.email.id, decision, "ann")
+    await bench.storage.resolve(SHOP, leased.email.id, decision, "ann")
     assert await claim(bench) == []
     bench.clock.advance(DAY_SECONDS)
     assert await claim(bench) == []

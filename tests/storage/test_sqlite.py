@@ -22,6 +22,7 @@ from hes.storage.sqlite import SqliteDatabase, open_sqlite
 from tests.storage.harness import (
     KINDS,
     NOW,
+    SHOP,
     Bench,
     FakeClock,
     Kind,
@@ -455,7 +456,7 @@ async def test_content_that_can_not_be_read_stops_no_other(
         given += [leased.email.id for leased in (await bench.give_out(rooms(a=hands))).items]
     assert given == good
     assert all(email_id in caplog.text for email_id in bad)
-    assert (await sql.read("shop", bad[0])).delivery.status is Status.QUEUED
+    assert (await sql.read(SHOP, bad[0])).delivery.status is Status.QUEUED
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 
 from hes.model import Decision, Leased, OnDoubt, Outcome, Reason, Status
 from hes.storage.records import Leases, Swept
-from tests.storage.harness import LEASE_SECONDS, Bench, rooms, told
+from tests.storage.harness import LEASE_SECONDS, SHOP, Bench, rooms, told
 
 
 async def lapse_three_times(bench: Bench, on_doubt: OnDoubt) -> Leased:
@@ -13,7 +13,7 @@ async def lapse_three_times(bench: Bench, on_doubt: OnDoubt) -> Leased:
     await bench.lapse()
     for _ in range(2):
         if on_doubt is not OnDoubt.RESEND:
-            await bench.storage.resolve("shop", leased.email.id, Decision.RESEND, "ann")
+            await bench.storage.resolve(SHOP, leased.email.id, Decision.RESEND, "ann")
         await bench.lease("a")
         await bench.lapse()
     return leased
@@ -108,7 +108,7 @@ async def test_the_third_lapse_is_poison_whatever_the_policy(bench: Bench, on_do
 
 async def test_poison_that_a_person_sends_again_gets_one_more_try_alone(bench: Bench) -> None:
     leased = await lapse_three_times(bench, OnDoubt.RESEND)
-    await bench.storage.resolve("shop", leased.email.id, Decision.RESEND, "ann")
+    await bench.storage.resolve(SHOP, leased.email.id, Decision.RESEND, "ann")
     assert await bench.give_out(rooms(a=5, b=5), is_idle=False) == Leases()
     [again] = (await bench.give_out(rooms(a=5, b=5))).items
     assert again.email.id == leased.email.id

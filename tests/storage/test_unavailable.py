@@ -7,7 +7,7 @@ import pytest
 
 from hes.errors import StorageUnavailable
 from hes.model import Decision, Leased, OnDoubt, Outcome
-from tests.storage.harness import Bench, Kind, ended, new_email, proof, rooms
+from tests.storage.harness import SHOP, Bench, Kind, ended, new_email, proof, rooms
 
 Call = Callable[[Bench, Leased], Awaitable[object]]
 
@@ -19,8 +19,8 @@ CALLS: dict[str, Call] = {
     "settle": lambda bench, leased: bench.storage.settle([ended(leased, Outcome.ACCEPTED)], {}),
     "evidence": lambda bench, leased: bench.storage.evidence([proof(leased, accepted=True)]),
     "sweep": lambda bench, _: bench.storage.sweep(),
-    "cancel": lambda bench, leased: bench.storage.cancel("shop", leased.email.id),
-    "resolve": lambda bench, leased: bench.storage.resolve("shop", leased.email.id, Decision.SENT, "ann"),
+    "cancel": lambda bench, leased: bench.storage.cancel(SHOP, leased.email.id),
+    "resolve": lambda bench, leased: bench.storage.resolve(SHOP, leased.email.id, Decision.SENT, "ann"),
     "keep": lambda bench, leased: bench.storage.keep(leased.email.id, leased.attempt_id, b"mime"),
     "prune": lambda bench, _: bench.storage.prune(),
 }

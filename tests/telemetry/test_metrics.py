@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hes.errors import StorageUnavailable
 from hes.model import AttemptId, EmailId, Evidence, Room
 from hes.settings import load
+from hes.storage.records import Reach
 from hes.telemetry import names
 from hes.telemetry.names import Metric
 from hes.telemetry.telemetry import OFF, Telemetry
@@ -83,7 +84,7 @@ async def live(hes: House, telemetry: Telemetry) -> None:
     await hes.storage.lease({"sendgrid": Room(hands=1)}, size_budget=10**6, is_idle=True, deadline=1e9)
     await run(hes.storage, sa.text("UPDATE deliveries SET lease_ends_at = 1 WHERE status = 'sending'"))
     await hes.until(leased, "queued")
-    [doubted] = (await hes.storage.read("default", EmailId(leased))).attempts
+    [doubted] = (await hes.storage.read(Reach("default"), EmailId(leased))).attempts
     proof = Evidence(email_id=EmailId(leased), attempt_id=doubted.id, accepted=False, source="look-up")
     await hes.storage.evidence([proof])
     told = ProviderEvent(kind=EventKind.DELIVERED, vendor_type="delivered", at=1, dedup_id="1", hes_id=leased)

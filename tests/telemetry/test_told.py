@@ -12,7 +12,7 @@ from hes.errors import StorageUnavailable
 from hes.model import AttemptId, Email, EmailId, Evidence, OnDoubt
 from hes.storage.contents import traces
 from hes.storage.postgres import PostgresUrl, open_postgres
-from hes.storage.records import NewEmail
+from hes.storage.records import NewEmail, Reach
 from hes.storage.sqlite import open_sqlite
 from hes.telemetry import names
 from hes.telemetry.telemetry import Telemetry
@@ -43,7 +43,7 @@ def event(email_id: str, number: int, kind: EventKind | None = EventKind.DELIVER
 
 
 async def attempt_of(hes: House, email_id: str) -> AttemptId:
-    stored = await hes.storage.read("default", EmailId(email_id))
+    stored = await hes.storage.read(Reach("default"), EmailId(email_id))
     return stored.attempts[-1].id
 
 

@@ -32,7 +32,7 @@ from hes.model import (
 from hes.policy import Policy
 from hes.providers import mailgun_hook
 from hes.storage import tables
-from hes.storage.records import Waiting
+from hes.storage.records import Reach, Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.web.api_keys import ApiKeys, StoredKeys
@@ -210,7 +210,7 @@ class Service:
 
     async def failed(self) -> EmailId:
         email_id = await self.in_doubt()
-        await self.storage.resolve("default", email_id, Decision.FAILED, "test")
+        await self.storage.resolve(Reach("default"), email_id, Decision.FAILED, "test")
         return email_id
 
     def count_rows(self) -> dict[str, int]:

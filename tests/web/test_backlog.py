@@ -15,7 +15,7 @@ from hes.errors import Overloaded, StorageUnavailable
 from hes.ids import id_maker
 from hes.model import Answer, Decision, Outcome
 from hes.policy import Policy
-from hes.storage.records import Waiting
+from hes.storage.records import Reach, Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import SqliteDatabase
 from hes.web.backlog import Backlog
@@ -118,11 +118,11 @@ async def test_all_that_is_not_at_rest_is_counted_and_nothing_else(hes: Service)
     await hes.accepted(send_at=later(hours=2))
     assert (await more()).count == 1
     queued = await hes.accepted()
-    size = (await hes.storage.read("default", queued)).delivery.size_bytes
+    size = (await hes.storage.read(Reach("default"), queued)).delivery.size_bytes
     assert await more() == Waiting(1, size)
     await hes.leased()
     assert await more() == Waiting(), "in a provider's hands it counts as before"
-    await hes.storage.resolve("default", doubted, Decision.SENT, "test")
+    await hes.storage.resolve(Reach("default"), doubted, Decision.SENT, "test")
     assert (await more()).count == -1
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hes.errors import StorageUnavailable
 from hes.model import EmailId
-from hes.storage.records import ListQuery, Many
+from hes.storage.records import ListQuery, Many, Reach
 from hes.web import bulk
 from tests.storage.harness import erase
 from tests.web.service import LEAST, Service, paths_in, problem_in
@@ -78,11 +78,11 @@ async def test_what_was_done_stays_done_if_a_later_batch_fails(hes: Service, mon
     class Breaks:
         calls = 0
 
-        async def cancel_many(self, project: str, query: ListQuery) -> Many:
+        async def cancel_many(self, reach: Reach, query: ListQuery) -> Many:
             self.calls += 1
             if self.calls > 1:
                 raise StorageUnavailable("away")
-            return await hes.storage.cancel_many(project, query)
+            return await hes.storage.cancel_many(reach, query)
 
     answer = await hes.ask("POST", "/v1/emails/cancel", json={"filter": {}}, desk={"emails": Breaks()})
     problem_in(answer, 503)

@@ -341,8 +341,9 @@ async def test_an_admin_of_another_project_has_only_its_own(house: House) -> Non
     [
         ({"project": "shop"}, {"scopes": ["providers"]}),
         ({"test": True}, {}),
-        ({"sender_domains": ["example.com"]}, {}),
         ({"sender_domains": ["example.com"]}, {"sender_domains": ["example.com", "example.net"]}),
+        ({"rate_per_second": 5}, {"rate_per_second": 5.5}),
+        ({"expires_at": "2099-01-31T12:00:00Z"}, {"expires_at": "2099-01-31T12:00:00.001Z"}),
     ],
 )
 async def test_nobody_makes_a_key_that_reaches_further(
@@ -351,8 +352,48 @@ async def test_nobody_makes_a_key_that_reaches_further(
     key = (await house.make(scopes=["admin"], **admin))["key"]
     problem_in(await house.ask("POST", "/v1/keys", key=key, json=wanted), 403)
     assert len(await house.listed()) == 1
-    own = {name: admin[name] for name in ("test", "sender_domains") if name in admin}
+    own = {name: value for name, value in admin.items() if name != "project"}
     assert (await house.make(key, **own))["scopes"] == ["emails:send", "emails:read"]
+
+
+BOUND: dict[str, Any] = {
+    "sender_domains": ["example.com", "example.net"],
+    "rate_per_second": 5.0,
+    "expires_at": "2099-01-31T12:00:00.000Z",
+}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"sender_domains": [], "rate_per_second": None, "expires_at": None},
+        {"sender_domains": ["example.net"]},
+        {"rate_per_second": 0.5},
+        {"expires_at": "2098-12-31T12:00:00.000Z"},
+    ],
+)
+async def test_what_is_not_asked_for_is_inherited_and_shown(house: House, asked: dict[str, Any]) -> None:
+    key = (await house.make(scopes=["admin"], **BOUND))["key"]
+    made = await house.make(key, **asked)
+    expected = BOUND | {name: value for name, value in asked.items() if value}
+    assert {name: made[name] for name in BOUND} == expected
+    assert (await house.send(LEAST | {"from": "a@example.org"}, key=made["key"])).status_code == 403
+    [listed] = [one for one in await house.listed() if one["id"] == made["id"]]
+    assert {name: listed[name] for name in BOUND} == expected
+
+
+async def test_a_test_admin_has_no_live_key_in_hand(house: House) -> None:
+    live, test = await house.make(), await house.make(test=True)
+    admin = (await house.make(scopes=["admin"], test=True))["key"]
+    problem = problem_in(await house.ask("DELETE", f"/v1/keys/{live['id']}", key=admin), 403)
+    assert problem["detail"] == "A test key can revoke test keys only."
+    assert {one["test"] for one in await house.listed(admin)} == {True}
+    assert (await house.ask("DELETE", f"/v1/keys/{test['id']}", key=admin)).status_code == 200
+    assert await house.status(live["key"]) == 404
+    theirs = await house.make(project="shop")
+    of_shop = (await house.make(scopes=["admin"], test=True, project="other"))["key"]
+    problem_in(await house.ask("DELETE", f"/v1/keys/{theirs['id']}", key=of_shop), 404)
 
 
 async def test_a_projects_emails_are_its_own(house: House) -> None:
