@@ -9,7 +9,7 @@ import rich_click as click
 from hes.cli import FAILED
 from hes.cli.api import Name, with_hes
 from hes.cli.screen import Screen
-from hes.client import Client, Email
+from hes.client import Client, Email, EmailState
 from hes.client.types import Decision, Event, Many
 
 FINE = frozenset({"sent", "delivered"})
@@ -196,7 +196,7 @@ def follow(client: Client, screen: Screen, email_id: str) -> None:
         sys.exit(FAILED)
 
 
-def show_status(screen: Screen, email: Email) -> None:
+def show_status(screen: Screen, email: Email | EmailState) -> None:
     """What a change led to."""
     if screen.as_json:
         screen.json(email)

@@ -12,7 +12,18 @@ nothing but how they wait.
 from hes.client.answers import HesApiError, HesUnreachable
 from hes.client.async_client import AsyncClient
 from hes.client.client import Client
-from hes.client.types import Accepted, BatchItem, Email, EmailFields, EmailPage, Filters, Key, KeyFields, Provider
+from hes.client.types import (
+    Accepted,
+    BatchItem,
+    Email,
+    EmailFields,
+    EmailPage,
+    EmailState,
+    Filters,
+    Key,
+    KeyFields,
+    Provider,
+)
 
 __all__ = [
     "Accepted",
@@ -22,6 +33,7 @@ __all__ = [
     "Email",
     "EmailFields",
     "EmailPage",
+    "EmailState",
     "Filters",
     "HesApiError",
     "HesUnreachable",

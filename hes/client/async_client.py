@@ -17,6 +17,7 @@ from hes.client.types import (
     Email,
     EmailFields,
     EmailPage,
+    EmailState,
     Filters,
     Health,
     Key,
@@ -117,7 +118,7 @@ class AsyncClient:
                 return
             await self._sleep(pause)
 
-    async def cancel(self, email_id: str) -> Email:
+    async def cancel(self, email_id: str) -> Email | EmailState:
         """Cancel it, while nobody was handed it."""
         return await self._do(calls.cancel(email_id))
 
@@ -133,11 +134,11 @@ class AsyncClient:
         """Your word on all that fit and are held or in doubt; 10,000 at most, then `next_cursor` leads on."""
         return await self._do(calls.resolve_many(decision, filters, cursor))
 
-    async def send_again(self, email_id: str, *, send_at: Time | None = None) -> Email:
+    async def send_again(self, email_id: str, *, send_at: Time | None = None) -> Email | EmailState:
         """Send a draft, a scheduled one at once, or one that has failed or was cancelled once more."""
         return await self._do(calls.send_again(email_id, send_at))
 
-    async def reschedule(self, email_id: str, send_at: Time) -> Email:
+    async def reschedule(self, email_id: str, send_at: Time) -> Email | EmailState:
         """Move a scheduled one to another time."""
         return await self.edit(email_id, send_at=send_at)
 
@@ -149,7 +150,7 @@ class AsyncClient:
         *,
         version: int | None = None,
         **fields: Unpack[EmailFields],
-    ) -> Email:
+    ) -> Email | EmailState:
         """Change fields of a draft, as a dictionary as in the API, or by fields; the others stay.
 
         None in the dictionary takes a field away. `version`: only if the draft still has that one, or HesApiError

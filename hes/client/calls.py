@@ -15,6 +15,7 @@ from hes.client.types import (
     Decision,
     Email,
     EmailPage,
+    EmailState,
     Health,
     Key,
     KeyPage,
@@ -60,7 +61,7 @@ def emails(filters: Mapping[str, Any], cursor: str | None) -> Call[EmailPage]:
     return Call(method="GET", path=_with_query("/v1/emails", {**filters, "cursor": cursor}))
 
 
-def cancel(email_id: str) -> Call[Email]:
+def cancel(email_id: str) -> Call[Email | EmailState]:
     return Call(method="POST", path=f"{_email(email_id)}/cancel")
 
 
@@ -77,14 +78,14 @@ def resolve_many(decision: Decision, filters: Mapping[str, Any], cursor: str | N
     return Call(method="POST", path="/v1/emails/resolve", body=_json(body))
 
 
-def send_again(email_id: str, send_at: Time | None) -> Call[Email]:
+def send_again(email_id: str, send_at: Time | None) -> Call[Email | EmailState]:
     body = None if send_at is None else _json({"send_at": send_at})
     return Call(method="POST", path=f"{_email(email_id)}/send", body=body)
 
 
 def edit(
     email_id: str, changes: Mapping[str, Any] | None, fields: Mapping[str, Any], version: int | None
-) -> Call[Email]:
+) -> Call[Email | EmailState]:
     """`fields` go before what `changes` says."""
     body = _json({**_named(changes or {}), **_named(fields)})
     return Call(method="PATCH", path=_email(email_id), body=body, version=version)

@@ -17,6 +17,7 @@ from hes.client.types import (
     Email,
     EmailFields,
     EmailPage,
+    EmailState,
     Filters,
     Health,
     Key,
@@ -114,7 +115,7 @@ class Client:
                 return
             self._sleep(pause)
 
-    def cancel(self, email_id: str) -> Email:
+    def cancel(self, email_id: str) -> Email | EmailState:
         """Cancel it, while nobody was handed it."""
         return self._do(calls.cancel(email_id))
 
@@ -130,11 +131,11 @@ class Client:
         """Your word on all that fit and are held or in doubt; 10,000 at most, then `next_cursor` leads on."""
         return self._do(calls.resolve_many(decision, filters, cursor))
 
-    def send_again(self, email_id: str, *, send_at: Time | None = None) -> Email:
+    def send_again(self, email_id: str, *, send_at: Time | None = None) -> Email | EmailState:
         """Send a draft, a scheduled one at once, or one that has failed or was cancelled once more."""
         return self._do(calls.send_again(email_id, send_at))
 
-    def reschedule(self, email_id: str, send_at: Time) -> Email:
+    def reschedule(self, email_id: str, send_at: Time) -> Email | EmailState:
         """Move a scheduled one to another time."""
         return self.edit(email_id, send_at=send_at)
 
@@ -146,7 +147,7 @@ class Client:
         *,
         version: int | None = None,
         **fields: Unpack[EmailFields],
-    ) -> Email:
+    ) -> Email | EmailState:
         """Change fields of a draft, as a dictionary as in the API, or by fields; the others stay.
 
         None in the dictionary takes a field away. `version`: only if the draft still has that one, or HesApiError

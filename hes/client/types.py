@@ -6,7 +6,7 @@ server tells. Times are RFC 3339 in UTC. The README says what each status, reaso
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, final
 
 Mailbox = str | Mapping[str, str | None]
 """`ann@example.org`, `Ann <ann@example.org>`, or `{"email": ..., "name": ...}`."""
@@ -198,6 +198,15 @@ class Email(_From):
     attempts: NotRequired[list[Attempt]]
     events: NotRequired[list[Event]]
     content: NotRequired[Content | None]
+
+
+@final
+class EmailState(TypedDict):
+    """What a change to an email is answered to a key without `emails:read`; `"recipients" in email`: it is an Email."""
+
+    id: str
+    status: str
+    version: int
 
 
 class EmailPage(TypedDict):

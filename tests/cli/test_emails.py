@@ -7,6 +7,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.cli.stub import ID, Stub, Told, an_email, an_event
 from tests.cli.test_send import LEAST
+from tests.web.service import later
 
 PROBLEM = {"type": "urn:hes:problem:wrong-state", "title": "Wrong state", "status": 409, "detail": "It is sent."}
 
@@ -78,6 +79,29 @@ def test_what_is_to_become_of_it(words: list[str], asked: tuple[str, str, bytes]
     assert run("emails", *words).out == f"{ID}  queued\n"
     assert run("emails", *words, "--json").json()["status"] == "queued"
     assert (stub.asked[0].method, stub.asked[0].path, stub.asked[0].body) == asked
+
+
+@pytest.mark.parametrize("words", [["cancel", ID], ["send", ID], ["reschedule", ID, "T"]])
+def test_a_key_that_only_sends_is_told_enough(words: list[str], stub: Stub, run: Run) -> None:
+    state = {"id": ID, "status": "queued", "version": 2}
+    stub.answers = [Told(200, state)]
+    assert run("emails", *words).out == f"{ID}  queued\n"
+    assert run("emails", *words, "--json").json() == state
+
+
+def test_with_a_key_that_only_sends_all_goes_its_way_or_says_what_is_missing(
+    hes: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HES_API_KEY", hes("keys", "create", "--scope", "emails:send").out.strip())
+    email = ["send", "--from", "a@example.com", "--to", "b@example.org", "--subject", "Hi", "--text", "Hi", "--draft"]
+    email_id = hes(*email).out.split()[0]
+    assert hes("emails", "send", email_id, "--send-at", later(hours=1)).out == f"{email_id}  scheduled\n"
+    assert hes("emails", "reschedule", email_id, later(hours=2)).out == f"{email_id}  scheduled\n"
+    assert hes("emails", "cancel", email_id).out == f"{email_id}  cancelled\n"
+    for words in (["resolve", email_id, "sent"], ["erase", email_id, "--yes"], ["resolve", "--status", "held", "sent"]):
+        ran = hes("emails", *words)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err == "hes: Forbidden: This key lacks the scope `emails:read`.\n"
 
 
 def test_one_word_on_many_goes_on_until_there_are_no_more(stub: Stub, run: Run) -> None:

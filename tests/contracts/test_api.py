@@ -41,6 +41,7 @@ SENT = "an email was sent"
 SCHEDULED = "an email is scheduled"
 DRAFT = "an email is a draft"
 HELD = "an email is held, since nobody knows whether it was taken"
+ONLY_SENDS = "an email is scheduled, and there is a key that only sends"
 A_KEY = "there is a key of the shop"
 
 
@@ -117,6 +118,8 @@ class Call(Struct, frozen=True, kw_only=True):
     answer: Any = None
     raises: bool = False
     key: str = KEY
+    is_key_made: bool = False
+    """The state makes the key."""
 
 
 def sending(body: Any, key: str = "receipt-7") -> dict[str, Any]:
@@ -224,6 +227,26 @@ CALLS = [
         path="/v1/emails/{id}/cancel",
         status=200,
         answer=email("cancelled"),
+    ),
+    Call(
+        text="cancel with a key that only sends",
+        state=ONLY_SENDS,
+        do=lambda hes: hes.cancel(ID),
+        method="POST",
+        path="/v1/emails/{id}/cancel",
+        is_key_made=True,
+        status=200,
+        answer={"id": an_id, "status": "cancelled", "version": match.int(2)},
+    ),
+    Call(
+        text="send now with a key that only sends",
+        state=ONLY_SENDS,
+        do=lambda hes: hes.send_again(ID),
+        method="POST",
+        path="/v1/emails/{id}/send",
+        is_key_made=True,
+        status=202,
+        answer={"id": an_id, "status": match.regex("queued", regex="queued|sending|sent"), "version": match.int(2)},
     ),
     Call(
         text="cancel too late",
@@ -404,9 +427,13 @@ def test_what_clients_ask_and_need_is_the_contract(tmp_path: Path) -> None:
         told.with_request(call.method, call.path.replace("{id}", ID))
         told.with_headers({"Authorization": f"Bearer {call.key}"} | call.headers)
         told.with_query_parameters(call.query)
+        made: dict[str, Any] = {}
         if "{id}" in call.path:
-            where = {"type": "ProviderState", "expression": call.path.replace("{id}", "${id}")}
-            told.with_generators({"path": where}, "Request")
+            made["path"] = {"type": "ProviderState", "expression": call.path.replace("{id}", "${id}")}
+        if call.is_key_made:
+            made["header"] = {"Authorization": {"type": "ProviderState", "expression": "Bearer ${key}"}}
+        if made:
+            told.with_generators(made, "Request")
         if call.body is not None:
             told.with_body(call.body, content_type="application/json")
         told.will_respond_with(call.status)
@@ -441,11 +468,15 @@ class States:
             KEY_USED: self._key_used,
             SENT: lambda: self._until("sent"),
             SCHEDULED: lambda: self._send(send_at=later(days=1)),
+            ONLY_SENDS: lambda: self._send(send_at=later(days=1)),
             DRAFT: lambda: self._send(draft=True),
             HELD: lambda: self._until("held", providers=["sendgrid"], on_doubt="hold"),
             A_KEY: lambda: self._hes.create_key(name="shop", scopes=["emails:send"])["id"],
         }
-        return {"id": made[state]()}
+        found = {"id": made[state]()}
+        if state == ONLY_SENDS:
+            found["key"] = self._hes.create_key(scopes=["emails:send"])["key"]
+        return found
 
     def _send(self, **fields: Any) -> str:
         return self._hes.send(LEAST | fields)["id"]
