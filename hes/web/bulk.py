@@ -37,7 +37,7 @@ class ManyView(Struct, frozen=True):
     operation_id="resolveEmails",
     summary="Decide about many emails that are held or in doubt",
     description="Those that the `filter` fits; its fields are the list's. 10,000 at most: with `next_cursor` as the "
-    "filter's `cursor` it goes on.",
+    "filter's `cursor` it goes on. Wants the scopes `emails:send` and `emails:read`.",
     status_code=200,
     response_description="How many there were",
     responses=problems(400, 401, 403, 408, 413, 415, 422, 503),

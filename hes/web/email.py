@@ -81,7 +81,8 @@ def _check_is_own_draft(principal: Principal, stored: StoredEmail) -> None:
     "/emails/{email_id:str}/cancel",
     operation_id="cancelEmail",
     summary="Cancel an email that was not handed to a provider",
-    description="Cancelling again changes nothing and is answered the same.",
+    description="Cancelling again changes nothing and is answered the same. Without the scope `emails:read` the answer "
+    "is the short one.",
     status_code=200,
     response_description="The email, cancelled",
     responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
@@ -101,7 +102,8 @@ async def cancel_email(
     "/emails/{email_id:str}/resolve",
     operation_id="resolveEmail",
     summary="Decide about an email that is held or in doubt",
-    description="`sent`: it arrived. `resend`: send it again, even if it may arrive twice. `failed`: give it up.",
+    description="`sent`: it arrived. `resend`: send it again, even if it may arrive twice. `failed`: give it up. "
+    "Wants the scopes `emails:send` and `emails:read`.",
     status_code=200,
     response_description="The email, as it stands after the decision",
     responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
@@ -124,7 +126,8 @@ async def resolve_email(
     "/emails/{email_id:str}/send",
     operation_id="sendEmailAgain",
     summary="Send a draft, a scheduled email now, or once more what failed or was cancelled",
-    description="With `send_at`: then, and not now. Not while a provider may have taken it already.",
+    description="With `send_at`: then, and not now. Not while a provider may have taken it already. Another key's "
+    "draft wants the scope `emails:read` as well; without it the answer is the short one.",
     status_code=202,
     response_description="The email, as it stands now",
     responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
@@ -153,7 +156,8 @@ async def send_again(
     summary="Edit a draft, or give a scheduled email another time",
     description="Of a draft any field: what is not named stays, `null` takes a field away, and the whole is checked "
     "as a new email is. Of a scheduled email `send_at` and nothing else. `If-Match` with the `ETag` of an earlier "
-    "answer: only if nothing changed since then.",
+    "answer: only if nothing changed since then. Another key's draft wants the scope `emails:read` as well; without it "
+    "the answer is the short one.",
     response_description="The email, as it stands now",
     responses=problems(400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 503),
 )
@@ -206,7 +210,8 @@ async def _is_changed(
     "/emails/{email_id:str}",
     operation_id="eraseEmail",
     summary="Erase content and addresses",
-    description="What became of it stays. Erasing again changes nothing. Not while it may still be sent.",
+    description="What became of it stays. Erasing again changes nothing. Not while it may still be sent. Wants the "
+    "scopes `emails:send` and `emails:read`.",
     status_code=204,
     response_description="Erased",
     responses=problems(401, 403, 404, 409, 422, 503),

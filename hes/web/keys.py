@@ -125,7 +125,8 @@ async def list_keys(request: Request[Any, Any, Any], desk: NamedDependency[Desk]
     "/keys/{key_id:str}",
     operation_id="revokeKey",
     summary="Revoke a key",
-    description="It is refused everywhere within 5 seconds. Revoking again changes nothing and is answered the same.",
+    description="It is refused everywhere within 5 seconds. Revoking again changes nothing and is answered the same. "
+    "A test key revokes test keys only.",
     status_code=200,
     response_description="The key, revoked",
     responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),

@@ -90,7 +90,8 @@ async def list_providers(request: Request[Any, Any, Any], desk: NamedDependency[
     "/providers/{name:str}/pause",
     operation_id="pauseProvider",
     summary="Send nothing through a provider",
-    description="Until `resume`, also after a restart. Calls in flight end. Pausing again changes nothing.",
+    description="Until `resume`, also after a restart. Calls in flight end. Pausing again changes nothing. "
+    "Not with a test key.",
     status_code=200,
     response_description="The provider, paused",
     responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
@@ -105,6 +106,7 @@ async def pause_provider(
     "/providers/{name:str}/resume",
     operation_id="resumeProvider",
     summary="End a pause",
+    description="Not with a test key.",
     status_code=200,
     response_description="The provider",
     responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
@@ -119,7 +121,8 @@ async def resume_provider(
     "/providers/{name:str}/reset",
     operation_id="resetProvider",
     summary="Forget what was learned of a provider",
-    description="For when its trouble was mended: it is used again at once, refusals are forgotten. A pause stays.",
+    description="For when its trouble was mended: it is used again at once, refusals are forgotten. A pause stays. "
+    "Not with a test key.",
     status_code=200,
     response_description="The provider",
     responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
