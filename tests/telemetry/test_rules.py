@@ -1,11 +1,14 @@
-"""Alert rules and dashboard name only metrics, labels and values that there are."""
+"""Alert rules and dashboard name only metrics, labels and values that there are; the rules fire when they should."""
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import pytest
 import yaml
 
 from hes.model import GateState, Outcome, Status
@@ -14,6 +17,8 @@ from hes.told import EventKind
 from tests.telemetry.test_metrics import label, prometheus_name
 
 FOLDER = Path(__file__).parents[2] / "docs" / "observability"
+CASES = Path(__file__).parent / "alerts_test.yaml"
+PROMTOOL = shutil.which("promtool")
 OF_PROMETHEUS = {"le", "instance", "job"}
 NAME = r"\b((?:hes|http|db|process)_\w+)"
 VALUES: dict[str, set[str]] = {
@@ -70,7 +75,7 @@ def test_each_label_that_they_name_is_one_of_that_metric_with_a_value_that_it_ha
 
 def test_there_is_an_alert_for_each_thing_that_goes_wrong_and_the_page_names_them_all() -> None:
     page = (FOLDER.parent / "observability.md").read_text()
-    assert set(re.findall(r"\bHes[A-Z]\w+", page)) == set(alerts()) - {"HesGone"}
+    assert set(re.findall(r"\bHes[A-Z]\w+", page)) == set(alerts())
 
 
 Fits = Callable[[dict[str, str]], bool]
@@ -91,3 +96,23 @@ def _fits(matchers: list[tuple[str, str, str]], labels: dict[str, str]) -> bool:
         if is_it == (how == "!="):
             return False
     return True
+
+
+def cases() -> Iterator[tuple[str, int]]:
+    """Each alert that is looked for in the cases, with how many are to fire."""
+    for group in yaml.safe_load(CASES.read_text())["tests"]:
+        for case in group["alert_rule_test"]:
+            yield case["alertname"], len(case.get("exp_alerts", ()))
+
+
+def test_for_each_alert_there_is_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    assert {name for name, count in cases() if count} == set(alerts())
+    assert {name for name, count in cases() if not count} == set(alerts())
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian: apt-get install prometheus)")
+@pytest.mark.parametrize("arguments", [("check", FOLDER / "alerts.yaml"), ("test", CASES)], ids=["check", "test"])
+def test_prometheus_takes_the_rules_and_they_fire_as_they_should(arguments: tuple[str, Path]) -> None:
+    verb, file = arguments
+    done = subprocess.run([str(PROMTOOL), verb, "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
