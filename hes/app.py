@@ -24,6 +24,7 @@ from hes.actors.watchdog import Watchdog
 from hes.configured import all_providers, daily_quotas, rules_of
 from hes.errors import ConfigError, StorageUnavailable
 from hes.ids import NewId
+from hes.label_sets import known_at_start
 from hes.mailer import Mailer
 from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
@@ -44,7 +45,7 @@ from hes.telemetry.telemetry import OFF, App, Telemetry
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
 from hes.web.desk import Budget, Desk, ReadHook, Readiness
-from hes.web.routes import create_web
+from hes.web.routes import answers, create_web
 from hes.web.throttle import Rates, WrongKeys
 
 BODY_BYTES_IN_HAND = 128 * 1024 * 1024
@@ -111,6 +112,8 @@ class Process:
         page = telemetry.exposition
         web = create_web(desk, docs=settings.docs, metrics=page, only_health=settings.role == "mailer")
         self.web: App = telemetry.around(web)
+        for metric, *of in known_at_start(settings, answers(web), desk.hooks):
+            telemetry.begin(metric, *of)
 
     @property
     def in_flight(self) -> int:

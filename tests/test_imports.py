@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "demo": "client serving settings",  # a client of a HES that it serves itself, with providers of its own
     # What a process does in its role: the actors wired, over any kind of provider and storage.
     "configured": "actors case model provider_settings providers routing settings",  # from the settings to the parts
+    "label_sets": "configured errors model providers settings storage.event_store telemetry told",
     "mailer": f"actors configured errors model settings telemetry {KINDLESS} storage.hints",
     "node": f"mailer model settings {KINDLESS} storage.hints",
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it

@@ -71,7 +71,7 @@ class Watchdog:
                 tasks.start_soon(self._count)
 
     async def _watch(self) -> None:
-        show_at = self._monotonic()
+        show_at = began_at = self._monotonic()
         while True:
             asleep_at = self._monotonic()
             await anyio.sleep(PERIOD_SECONDS)
@@ -81,6 +81,7 @@ class Watchdog:
                 _log.warning("the event loop was %.2f s late: something kept it from everything else", late)
             if self._monotonic() >= show_at:
                 show_at = self._monotonic() + SHOW_SECONDS
+                self._telemetry.show(names.UPTIME, [(self._monotonic() - began_at, {})])
                 self.look()
 
     def look(self) -> None:

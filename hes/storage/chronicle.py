@@ -11,7 +11,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from hes.ids import NewId
-from hes.model import EmailId, Event, EventType, Millis
+from hes.model import EmailId, Event, EventType, Millis, Reason
 from hes.storage.contents import traces
 from hes.storage.database import Database
 from hes.storage.ledger import Ledger
@@ -74,10 +74,13 @@ class Chronicle:
             ledger.traces.update(traces(connection, sorted(missing)))
 
     def _tell(self, ledger: Ledger, now: Millis) -> None:
+        for attempt in ledger.new_doubts():
+            self._telemetry.count(names.DOUBTS, provider=attempt.provider)
         for attempt in ledger.settled_doubts():
             if attempt.resolution is not None and attempt.ended_at is not None:
                 lasted = max(0, now - attempt.ended_at) / 1000
                 self._telemetry.record(names.DOUBT_SECONDS, lasted, attempt.provider, attempt.resolution.value)
+        self._telemetry.count(names.EXPIRED, sum(_is_expiry(event) for event in ledger.events))
         for event in _lines(ledger):
             with within(ledger.traces.get(event.email_id, "")):
                 _log.log(_LEVELS[event.type], "email %s: %s", event.email_id, _said(event))
@@ -85,6 +88,10 @@ class Chronicle:
 
 def _lines(ledger: Ledger) -> list[Event]:
     return [event for event in ledger.events if event.type in _LEVELS]
+
+
+def _is_expiry(event: Event) -> bool:
+    return event.type is EventType.FAILED and event.data.get("reason") == Reason.EXPIRED
 
 
 def _said(event: Event) -> str:

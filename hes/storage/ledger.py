@@ -139,6 +139,10 @@ class Ledger:
         """Timeline entries about what changes nothing."""
         self.events.extend(events)
 
+    def new_doubts(self) -> list[Attempt]:
+        """Attempts that are in doubt after this transaction, and were not before it."""
+        return [a for a in self._changed_attempts.values() if a.is_open_doubt and a.id not in self._doubts]
+
     def settled_doubts(self) -> list[Attempt]:
         """Attempts that were in doubt before this transaction, and are not after it."""
         return [attempt for id_ in self._doubts if not (attempt := self._changed_attempts[id_]).is_open_doubt]

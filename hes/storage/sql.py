@@ -308,10 +308,7 @@ class SqlStorage:
     async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
         await self._give_back_unknown()
         with self._telemetry.batch("sweep"):
-            swept = await self._sweep(_select_lapsed, held)
-        self._telemetry.count(names.LAPSED, swept.lapsed)
-        self._telemetry.count(names.EXPIRED, swept.expired)
-        return swept
+            return await self._sweep(_select_lapsed, held)
 
     async def recover(self) -> int:
         """Lapse every lease, however long it would still run. Only for who can prove that their holders are dead."""
@@ -346,7 +343,9 @@ class SqlStorage:
             counts = (len(lapsed), len(expired), len(searched))
             return Swept(*counts, more=BATCH in counts)
 
-        return await self._chronicle.write(work)
+        swept = await self._chronicle.write(work)
+        self._telemetry.count(names.LAPSED, swept.lapsed)
+        return swept
 
     # --- providers -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ request and one for each attempt. Given up: exemplars, and any temporality but c
 
 import time
 from bisect import bisect_left
+from math import isfinite
 from typing import Any
 
 from msgspec import Struct
@@ -44,12 +45,13 @@ class Histograms:
         self._series: dict[str, dict[tuple[Attribute, ...], _Series]] = {name: {} for name in self._metrics}
         self._since = time.time_ns()
 
+    def begin(self, metric: Metric, attributes: tuple[Attribute, ...]) -> _Series:
+        """The series of these attributes, which is there from now on. As the metric names them, in that order."""
+        return self._series[metric.name].setdefault(attributes, _Series([0] * (len(metric.buckets) + 1)))
+
     def record(self, metric: Metric, value: float, attributes: tuple[Attribute, ...]) -> None:
         """One more value. Attributes as the metric names them, in that order."""
-        of_metric = self._series[metric.name]
-        series = of_metric.get(attributes)
-        if series is None:
-            series = of_metric[attributes] = _Series([0] * (len(metric.buckets) + 1))
+        series = self._series[metric.name].get(attributes) or self.begin(metric, attributes)
         series.counts[bisect_left(metric.buckets, value)] += 1  # a bucket holds its upper bound
         series.total += value
         series.least = min(series.least, value)
@@ -75,8 +77,8 @@ class Histograms:
                 sum=series.total,
                 bucket_counts=counts,
                 explicit_bounds=metric.buckets,
-                min=series.least,
-                max=series.most,
+                min=series.least if isfinite(series.least) else None,  # type: ignore[arg-type]  # OTLP may leave it out
+                max=series.most if isfinite(series.most) else None,  # type: ignore[arg-type]
             )
             for attributes, series in list(self._series[metric.name].items())
         ]

@@ -164,6 +164,9 @@ ATTEMPT_SECONDS = Metric(
 QUESTION_SECONDS = Metric(
     "hes.question.duration", "histogram", "s", "Questions about doubts, by what they led to", (PROVIDER, FOUND), _SLOW
 )
+DOUBTS = Metric(
+    "hes.doubts", "counter", "{attempt}", "Attempts of which nobody knows whether the provider took them", (PROVIDER,)
+)
 DOUBT_SECONDS = Metric(
     "hes.doubt.duration", "histogram", "s", "How long doubts lasted, by what settled them",
     (PROVIDER, RESOLUTION), _LONG,
@@ -172,7 +175,7 @@ EVENTS = Metric("hes.events", "counter", "{event}", "New events that providers t
 NOT_TRIED = Metric("hes.attempts.not_tried", "counter", "{attempt}", "Leased, and given back untried", (PROVIDER,))
 FAILOVERS = Metric("hes.failovers", "counter", "{email}", "Emails that came from another provider", (PROVIDER,))
 LAPSED = Metric("hes.leases.lapsed", "counter", "{lease}", "Leases that ran out: their emails are in doubt")
-EXPIRED = Metric("hes.emails.expired", "counter", "{email}", "Emails given up since their time was over")
+EXPIRED = Metric("hes.emails.expired", "counter", "{email}", "Emails that failed since their time was over")
 QUEUE = Metric("hes.queue.emails", "gauge", "{email}", "What waits or is held, in the whole database", (STATUS,))
 QUEUE_BYTES = Metric("hes.queue.size", "gauge", "By", "The same without what is held, in bytes")
 QUEUE_LIMIT = Metric("hes.queue.limit", "gauge", "{email}", "HES_QUEUE_LIMIT; 0: none")
@@ -188,10 +191,11 @@ LOOP_LAG = Metric(
     "hes.loop.lag", "histogram", "s", "How late the event loop is, ten times a second", (),
     (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )  # fmt: skip
+UPTIME = Metric("process.uptime", "gauge", "s", "For how long the process has been running")
 ACTOR_BUSY = Metric("hes.actor.busy", "gauge", "s", "For how long an actor has been at one piece of work", (ACTOR,))
 
 METRICS = (
-    REQUEST_SECONDS, BATCH_SECONDS, BATCH_SIZE, STORAGE_ERRORS, ATTEMPT_SECONDS, QUESTION_SECONDS, DOUBT_SECONDS,
-    EVENTS, NOT_TRIED, FAILOVERS, LAPSED, EXPIRED, QUEUE, QUEUE_BYTES, QUEUE_LIMIT, OLDEST_DUE, GATE, HANDS,
-    HANDS_LIMIT, MAILBOX, COMMITS, CONNECTIONS, CONNECTIONS_MAX, LOOP_LAG, ACTOR_BUSY,
+    REQUEST_SECONDS, BATCH_SECONDS, BATCH_SIZE, STORAGE_ERRORS, ATTEMPT_SECONDS, QUESTION_SECONDS, DOUBTS,
+    DOUBT_SECONDS, EVENTS, NOT_TRIED, FAILOVERS, LAPSED, EXPIRED, QUEUE, QUEUE_BYTES, QUEUE_LIMIT, OLDEST_DUE, GATE,
+    HANDS, HANDS_LIMIT, MAILBOX, COMMITS, CONNECTIONS, CONNECTIONS_MAX, LOOP_LAG, UPTIME, ACTOR_BUSY,
 )  # fmt: skip

@@ -71,6 +71,14 @@ class Recording(Telemetry):
 
     # --- metrics -------------------------------------------------------------------------------------------------
 
+    def begin(self, metric: Metric, *attributes: str | int) -> None:
+        if not self.has_metrics:
+            return
+        if metric.kind == "histogram":
+            self._histograms.begin(metric, attributes)
+        else:
+            self._counters[metric.name].add(0, dict(zip(metric.attributes, attributes, strict=True)))
+
     def count(self, metric: Metric, amount: int = 1, **attributes: str) -> None:
         if self.has_metrics and amount:
             named = {getattr(names, name.upper()): value for name, value in attributes.items()}

@@ -138,6 +138,12 @@ class Telemetry:
         """Around one question about a doubt, as around an attempt."""
         return _NOTHING
 
+    def begin(self, metric: Metric, *attributes: str | int) -> None:
+        """Show this series of a counter or histogram from now on, at 0 if nothing was counted before.
+
+        Attributes as the metric names them, in that order.
+        """
+
     def count(self, metric: Metric, amount: int = 1, **attributes: str) -> None:
         """Add to a counter. Attributes by their constant's name in lower case: `provider="mailgun"`."""
 

@@ -1,7 +1,7 @@
 """All routes, and the application that serves them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import msgspec
@@ -24,6 +24,8 @@ from hes.web.metrics import metrics_router
 from hes.web.problems import exception_handlers
 from hes.web.providers import list_providers, pause_provider, reset_provider, resume_provider
 
+HANDING_IN = (send_email, send_batch, send_again, take_events)
+"""What takes emails or events, all by POST."""
 SMALL_BODY_BYTES = 64 * 1024
 """What a request may carry where no email is handed in."""
 
@@ -46,6 +48,14 @@ def create_web(
         logging_config=None,
         debug=False,
     )
+
+
+def answers(web: Litestar) -> Iterator[tuple[str, str, int]]:
+    """Method, route and status of each answer to whoever hands in emails or events."""
+    documented = {one.fn: {one.status_code, *(one.responses or ()), 500} for one in HANDING_IN}
+    for one in web.routes:
+        for handler in one.route_handlers if isinstance(one, HTTPRoute) else ():
+            yield from (("POST", one.path_format, status) for status in documented.get(handler.fn, ()))
 
 
 def _routers(max_body_bytes: int) -> list[Router]:

@@ -4,12 +4,16 @@ import contextlib
 import io
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 
+from hes import app, settings
 from hes.errors import StorageUnavailable
-from hes.model import AttemptId, Email, EmailId, Evidence, OnDoubt
+from hes.ids import id_maker
+from hes.model import AttemptId, Email, EmailId, Evidence, OnDoubt, Room
 from hes.storage.contents import traces
 from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.records import NewEmail, Reach
@@ -26,7 +30,7 @@ from tests.faults.house import House, measured_house
 from tests.storage.harness import NOW, new_policy, next_id, run
 from tests.telemetry.collector import Collector
 from tests.telemetry.test_logs import lines_with, out
-from tests.telemetry.test_metrics import page_of, value
+from tests.telemetry.test_metrics import page_of, samples, value
 from tests.telemetry.test_traces import CALLER, closed, send
 
 __all__ = ["out"]
@@ -142,7 +146,7 @@ async def test_what_is_not_committed_is_not_told(
             with pytest.raises(StorageUnavailable):
                 await hes.storage.evidence([proof])
         found = await page_of(hes)
-    assert "hes_doubt_duration_seconds_count" not in found
+    assert value(found, "hes_doubt_duration_seconds_count") == 0
     assert lines_with(out, email_id, "resolved") == []
 
 
@@ -169,3 +173,44 @@ async def test_traces_are_read_off_the_end_whatever_stands_before(kind: str, tmp
             await storage.accept(NewEmail(email=email, on_doubt=OnDoubt.HOLD, expires_in=3600))
         found = await storage._database.read(lambda c, _: traces(c, [EmailId(i) for i in ("1", "2", "3", "4")]))
     assert found == {"1": CALLER, "3": CALLER[:-2] + "00"}
+
+
+async def test_expired_is_what_failed_of_that_whatever_providers_call_so(tmp_path: Path, page: Telemetry) -> None:
+    async with fake_sendgrid() as fake, measured_house(page, tmp_path, fake) as hes:
+        sent = await hes.send()
+        await hes.until(sent, "sent")
+        fake.fault = Fault(kind=Kind.RESET, count=1)
+        in_doubt = await hes.send(on_doubt="wait")
+        await hes.until(in_doubt, "in_doubt")
+        await hes.turn("sendgrid", "pause")
+        waiting = await hes.send()
+        expire = sa.text("UPDATE deliveries SET expires_at = 1, due_at = 1 WHERE email_id IN (:one, :other)")
+        await run(hes.storage, expire.bindparams(one=in_doubt, other=waiting))
+        await hes.until(waiting, "failed")
+        await hes.until(in_doubt, "held")  # one copy may be on its way: a person decides
+        bounced = replace(
+            event(sent, 1, EventKind.BOUNCED), data={"reason": "expired"}, hes_attempt=await attempt_of(hes, sent)
+        )
+        await hes.storage.inbox.take("sendgrid", Told((bounced,)))
+        await hes.until(sent, "bounced")
+        found = await page_of(hes)
+    assert value(found, "hes_emails_expired_total") == 1
+    assert value(found, "hes_doubts_total", hes_provider="sendgrid") == 1
+
+
+async def test_doubts_of_a_process_that_died_are_counted_by_the_next_one(tmp_path: Path, page: Telemetry) -> None:
+    """On SQLite it turns them into doubts before it serves, and nobody's sender ever tells of them."""
+    url = f"sqlite:///{tmp_path / 'hes.db'}"
+    loaded = settings.load({"database_url": url, "providers": "outbox://"}, {}, tmp_path)
+    rng, new_id = Random(1), id_maker(app.now, Random(2))
+    async with app.open_storage(loaded, app.now, new_id, rng) as storage:
+        for number in range(3):
+            await storage.accept(
+                NewEmail(email=an_email(id=EmailId(f"{number}")), on_doubt=OnDoubt.HOLD, expires_in=3600)
+            )
+        leases = await storage.lease({"outbox": Room(hands=3)}, size_budget=10**6, is_idle=True, deadline=1e9)
+        assert len(leases.items) == 3
+    async with app.open_storage(loaded, app.now, new_id, rng, page):
+        found = samples(page.exposition().decode()) if page.exposition else {}
+    assert value(found, "hes_leases_lapsed_total") == 3
+    assert value(found, "hes_doubts_total", hes_provider="outbox") == 3
