@@ -22,7 +22,11 @@ from hes.told import EventKind
 Series = tuple[Metric, *tuple[str | int, ...]]
 """A metric, and the values of its attributes in its order."""
 _STORAGE_ERRORS = tuple(error.__name__ for error in (StorageUnavailable, CommitUnknown, StorageBroken))
-_EVENTS = (*EventKind, UNKNOWN)
+# Plain texts, as they are counted later: to the SDK a member of an enum that equals a text is another series.
+_EVENTS = (*(kind.value for kind in EventKind), UNKNOWN)
+_OUTCOMES = tuple(outcome.value for outcome in Outcome)
+_FOUND = tuple(found.value for found in Found)
+_RESOLUTIONS = tuple(resolution.value for resolution in Resolution)
 
 
 def known_at_start(
@@ -32,7 +36,7 @@ def known_at_start(
     accepts, sends = settings.role != "mailer", settings.role != "api"
     yield (names.LOOP_LAG,)
     yield from ((names.REQUEST_SECONDS, *answer) for answer in answers)
-    yield from ((names.DOUBT_SECONDS, *of) for of in product(_names(settings), Resolution))
+    yield from ((names.DOUBT_SECONDS, *of) for of in product(_names(settings), _RESOLUTIONS))
     yield from _transactions([*["accept"] * accepts, *["lease", "settle"] * sends, "record"])
     yield from _storage_errors(["record", "count", *["accept"] * accepts, *["lease", "settle", "sweep"] * sends])
     if accepts:
@@ -50,8 +54,8 @@ def _storage_errors(operations: Iterable[str]) -> Iterator[Series]:
 
 
 def _of_senders(settings: Settings) -> Iterator[Series]:
-    yield from ((names.ATTEMPT_SECONDS, *of) for of in product(_names(settings), Outcome))
-    yield from ((names.QUESTION_SECONDS, *of) for of in product(means(settings), Found))
+    yield from ((names.ATTEMPT_SECONDS, *of) for of in product(_names(settings), _OUTCOMES))
+    yield from ((names.QUESTION_SECONDS, *of) for of in product(means(settings), _FOUND))
     yield from product((names.NOT_TRIED, names.FAILOVERS, names.DOUBTS), _names(settings))
     yield (names.LAPSED,)
     yield (names.EXPIRED,)

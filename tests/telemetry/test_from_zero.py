@@ -75,6 +75,7 @@ def test_a_process_begins_with_what_its_role_counts(role: str, not_counted: set[
     counters = {metric for metric in names.METRICS if metric.kind != "gauge"}
     assert {metric for metric, *_ in known} == counters - not_counted
     assert all(len(of) == len(metric.attributes) for metric, *of in known)
+    assert {type(one) for _, *of in known for one in of} <= {str, int}
     operations = {str(of[0]) for metric, *of in known if metric is names.STORAGE_ERRORS}
     of_both, of_role = {"record", "count"}, {"api": {"accept"}, "mailer": {"lease", "settle", "sweep"}}
     assert operations == of_both | of_role.get(role, of_role["api"] | of_role["mailer"])

@@ -39,11 +39,13 @@ def label(attribute: str) -> str:
 
 
 def samples(text: str) -> Samples:
-    """Values by the sample's name, then by labels."""
+    """Values by the sample's name, then by labels; each of them once, for of two Prometheus takes the first."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+            of_name, labels = found.setdefault(sample.name, {}), tuple(sorted(sample.labels.items()))
+            assert labels not in of_name, f"{sample.name} {labels} twice"
+            of_name[labels] = sample.value
     return found
 
 
