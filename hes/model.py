@@ -256,6 +256,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
         """Known to have been taken, by its own answer or by evidence."""
         return self.outcome is Outcome.ACCEPTED or self.resolution is Resolution.ACCEPTED
 
+    @property
+    def is_surely_not_accepted(self) -> bool:
+        if self.resolution is not None:
+            return self.resolution is Resolution.NOT_ACCEPTED
+        return self.outcome not in {None, Outcome.ACCEPTED, Outcome.IN_DOUBT}
+
 
 class Event(Struct, frozen=True, kw_only=True):
     """One timeline entry."""
