@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "errors": "",
     "telemetry": "model",
     "ids": "model",
-    "mime": "model",
+    "headers": "model",
+    "mime": "headers model",
     "secret": "",
     "setting": "errors model secret",
     "provider_settings": "errors model secret setting",
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "searching": "case model routing timeline",
     "policy": "case errors lanes model routing searching timeline transitions",
     "interventions": "case errors lanes model policy routing searching timeline transitions",
-    "providers": "errors mime model provider_settings telemetry told",  # nothing of gates, retries, storage
+    "providers": "errors headers mime model provider_settings telemetry told",  # nothing of gates, retries, storage
     # policy and routing, since claiming and settling decide inside the transaction
     "storage": "case errors ids interventions lanes model policy probing reports routing searching telemetry told",
     "actors": f"errors ids model searching telemetry transitions {KINDLESS}",

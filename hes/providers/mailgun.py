@@ -19,13 +19,14 @@ import msgspec
 from msgspec import Struct
 
 from hes.errors import ConfigError
+from hes.headers import header_text
 from hes.model import Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
 from hes.providers import mailgun_records
 from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.multipart import Part, multipart
 from hes.providers.provider import Support, mailbox
-from hes.providers.rendering import header_text, labels, variables
+from hes.providers.rendering import labels, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, shorten
 
 MAX_RECIPIENTS = 1000
@@ -50,7 +51,7 @@ class Mailgun:
         own_message_id=True,
         finds_out="events; its records, by Message-ID and variables",
     )
-    render_version = 1
+    render_version = 2
     look_up_seconds = mailgun_records.KEPT_SECONDS
 
     def __init__(

@@ -1,14 +1,8 @@
 """What several providers write down in the same way."""
 
 import re
-from email.header import Header
 
 from hes.model import AttemptId, Email
-
-
-def header_text(value: str) -> str:
-    """A header's value in ASCII: RFC 2047, on one line, where it needs that."""
-    return value if value.isascii() else Header(value, "utf-8").encode(linesep="")
 
 
 def labels(tags: dict[str, str], *, most: int, most_chars: int) -> list[str]:
