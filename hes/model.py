@@ -288,6 +288,11 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str = ""
     """For people: what the provider said, shortened, without secrets, addresses or bodies of ours."""
 
+    @property
+    def is_ours(self) -> bool:
+        """`declined` by HES before a byte went out: the provider does not know of it."""
+        return self.outcome is Outcome.DECLINED and self.status_code is None
+
 
 class Ended(Struct, frozen=True, kw_only=True):
     """An attempt that is over, as the sender tells it. `answer` None: not tried, no byte went out."""

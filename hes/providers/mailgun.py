@@ -26,7 +26,7 @@ from hes.providers import mailgun_records
 from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.multipart import Part, multipart
 from hes.providers.provider import Support, mailbox
-from hes.providers.rendering import labels, variables
+from hes.providers.rendering import labels, rendered, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, shorten
 
 MAX_RECIPIENTS = 1000
@@ -82,7 +82,7 @@ class Mailgun:
         return cls(name=settings.name, api_key=key, domain=settings.domain, transport=transport, clock=clock)
 
     async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
-        body = build_body(email, attempt_id)
+        body = rendered(build_body, email, attempt_id)
         if isinstance(body, Answer):
             return body
         authorization, secrets = self._credentials()

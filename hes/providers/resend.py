@@ -28,7 +28,7 @@ from hes.model import Address, Answer, Attachment, AttemptId, Clock, Email, Mill
 from hes.provider_settings import ProviderSettings
 from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.provider import Support
-from hes.providers.rendering import variables
+from hes.providers.rendering import rendered, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, shorten
 
 MAX_RECIPIENTS = 50  # "Max 50" stands at `to`; what is behind it, SES, takes 50 in all
@@ -78,7 +78,7 @@ class Resend:
         return cls(name=settings.name, api_key=settings.api_key.reveal, transport=transport, clock=clock)
 
     async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
-        body = build_body(email, attempt_id)
+        body = rendered(build_body, email, attempt_id)
         if isinstance(body, Answer):
             return body
         key = self._api_key()  # for each call: it may stand in a file that changes

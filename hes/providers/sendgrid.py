@@ -21,7 +21,7 @@ from hes.provider_settings import ProviderSettings
 from hes.providers import sendgrid_records
 from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.provider import Support
-from hes.providers.rendering import labels, variables
+from hes.providers.rendering import labels, rendered, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, seconds_until, shorten
 
 MAX_RECIPIENTS = 1000
@@ -95,7 +95,7 @@ class SendGrid:
         )
 
     async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
-        body = build_body(email, attempt_id)
+        body = rendered(build_body, email, attempt_id)
         if isinstance(body, Answer):
             return body
         key = self._api_key()  # for each call: it may stand in a file that changes

@@ -16,6 +16,9 @@ from hes import mime
 from hes.errors import InvalidEmail
 from hes.model import Answer, Attachment, AttemptId, Email, EmailId, Outcome
 from hes.providers import mailgun, resend, sendgrid
+from hes.providers.outbox import Outbox
+from hes.providers.rendering import rendered
+from tests.fakes import an_email
 from tests.fakes import mailgun as fake_mailgun
 from tests.fakes import resend as fake_resend
 from tests.fakes import sendgrid as fake_sendgrid
@@ -120,6 +123,28 @@ def check(way: str, email: Email) -> Answer | None:
     assert replace(found, files=()) == replace(wanted, files=())
     assert sorted_files(found.files) == sorted_files(wanted.files)
     return None
+
+
+# --- what can't be written down --------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_the_outbox_declines_what_can_not_be_written_down(caplog: pytest.LogCaptureFixture) -> None:
+    async def never(_email: EmailId, _attempt: AttemptId, _message: bytes) -> None:
+        raise AssertionError
+
+    answer = await Outbox("outbox", never, None).send(an_email(subject="my secret \ud800"), ATTEMPT, 2.0)
+    assert (answer.outcome, answer.is_ours) == (Outcome.DECLINED, True)
+    assert "secret" not in answer.detail + caplog.text
+
+
+def test_too_little_memory_is_not_the_emails_fault() -> None:
+    def render(_email: Email, _attempt: AttemptId) -> bytes:
+        raise MemoryError
+
+    answer = rendered(render, an_email(), ATTEMPT)
+    assert isinstance(answer, Answer)
+    assert answer.outcome is Outcome.UNAVAILABLE
 
 
 # --- what callers write ----------------------------------------------------------------------------------------------
