@@ -197,7 +197,9 @@ _decode = msgspec.json.Decoder(_Said).decode
 _LIMIT = re.compile(r"too many recipients|limited to 16|too large")
 _ABOUT_EMAIL = re.compile(r"parameter is missing|not a valid address|need at least one of|header name")
 _DOMAIN = re.compile(r"unverified|not verified|domain not found")
-# "... limit exceeded, try again after 120 seconds", or "... after Mon, 25 Aug 2025 07:00:31 UTC"
+# "... limit exceeded, try again after 120 seconds", or "... after Mon, 25 Aug 2025 07:00:31 UTC". Looked for in so many
+# characters at the end: over a long text it would take the square of its length.
+_AGAIN_CHARS = 200
 _AGAIN = re.compile(r"try again after (.+?)(?: seconds?)?\.?\s*$", re.IGNORECASE)
 
 
@@ -258,6 +260,6 @@ def _bare_text(body: bytes) -> str:
 
 def _wait(said: str, reply: Reply, now: Millis) -> float | None:
     """The longer one, where both are given: the text says seconds or a date, Retry-After is not documented."""
-    again = _AGAIN.search(said)
+    again = _AGAIN.search(said[-_AGAIN_CHARS:])
     waits = (retry_after(again and again[1], now), retry_after(reply.headers.get("Retry-After"), now))
     return max((wait for wait in waits if wait is not None), default=None)
