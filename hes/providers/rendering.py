@@ -1,4 +1,8 @@
-"""Writing an email down before it is sent, and what several providers write in the same way."""
+"""Writing an email down before it is sent, and what several providers write in the same way.
+
+Known weakness: what vendors take as text (subjects, file names) they are given as the text that it is. No vendor
+documents whether it protects text that looks like an encoded word from being decoded by the recipient's program.
+"""
 
 import logging
 import re
