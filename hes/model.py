@@ -256,6 +256,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
         """Known to have been taken, by its own answer or by evidence."""
         return self.outcome is Outcome.ACCEPTED or self.resolution is Resolution.ACCEPTED
 
+    @property
+    def is_surely_not_accepted(self) -> bool:
+        if self.resolution is not None:
+            return self.resolution is Resolution.NOT_ACCEPTED
+        return self.outcome not in {None, Outcome.ACCEPTED, Outcome.IN_DOUBT}
+
 
 class Event(Struct, frozen=True, kw_only=True):
     """One timeline entry."""
@@ -281,6 +287,11 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A `refused` that is about a used-up quota or allowance."""
     detail: str = ""
     """For people: what the provider said, shortened, without secrets, addresses or bodies of ours."""
+
+    @property
+    def is_ours(self) -> bool:
+        """`declined` by HES before a byte went out: the provider does not know of it."""
+        return self.outcome is Outcome.DECLINED and self.status_code is None
 
 
 class Ended(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from hes.case import Rules
 from hes.lanes import Lane, lane_of
-from hes.model import Delivery, Millis, OnDoubt, Room
+from hes.model import Delivery, Millis, Room
+from hes.probing import NONE_TRIED, Tries, best_probes_first
 from hes.rotation import Rotation
 
 POISON_LAPSES = 3
@@ -104,19 +105,26 @@ class Routing:
         return _first_free(groups, lane, hands) if is_nobody_open or waited_ms >= BUSY_PATIENCE_MS else []
 
     def give_out(
-        self, due: Sequence[Delivery], rooms: Mapping[str, Room], size_budget: int, now: Millis, *, is_idle: bool
+        self,
+        due: Sequence[Delivery],
+        rooms: Mapping[str, Room],
+        size_budget: int,
+        now: Millis,
+        *,
+        is_idle: bool,
+        tries: Tries = NONE_TRIED,
     ) -> list[Given] | None:
         """Which of the due deliveries go into whose free hands, in their order.
 
         A suspect, in flight at all crashes but the last that is allowed, goes alone and only while nothing else is in
         flight (`is_idle`). It gets its turn when nothing else is due, or after so many others; None: it is its turn
-        and not idle yet, so nothing may be given out now.
+        and not idle yet, so nothing may be given out now. `tries`: as `best_probes_first` wants them.
         """
         hands = _Hands(rooms)
         weights = {name: room.weight for name, room in rooms.items()}
         given: list[Given] = []
         suspect: Given | None = None
-        for delivery in _best_probes_first(due, rooms):
+        for delivery in best_probes_first(due, rooms, tries):
             takers = self._takers(lane_of(delivery), rooms, hands, now - delivery.due_at)
             if not takers:
                 continue
@@ -147,10 +155,3 @@ def _first_free(groups: Sequence[Sequence[str]], lane: Lane, hands: _Hands) -> l
 
 def _is_shut(room: Room | None, lane: Lane) -> bool:
     return room is not None and (room.is_shut or lane.sender_domain in room.closed_domains)
-
-
-def _best_probes_first(due: Sequence[Delivery], rooms: Mapping[str, Room]) -> Sequence[Delivery]:
-    """A probe may well end in doubt, so it had better be an email that may be sent twice."""
-    if not any(room.is_probe and room.hands for room in rooms.values()):
-        return due
-    return sorted(due, key=lambda delivery: delivery.on_doubt is not OnDoubt.RESEND)

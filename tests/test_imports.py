@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "errors": "",
     "telemetry": "model",
     "ids": "model",
-    "mime": "model",
+    "headers": "model",
+    "mime": "headers model",
     "secret": "",
     "setting": "errors model secret",
     "provider_settings": "errors model secret setting",
@@ -31,18 +32,19 @@ MAY_IMPORT = {
     "transitions": "model",  # the table that policy decides by
     "timeline": "model",
     "rotation": "",
+    "probing": "model",
     "lanes": "model",
     # Pure decisions: with I/O in it the whole picture loses its centre.
     "case": "model",
-    "routing": "case lanes model rotation",
+    "routing": "case lanes model probing rotation",
     "told": "model",
     "reports": "case model policy timeline told transitions",
     "searching": "case model routing timeline",
     "policy": "case errors lanes model routing searching timeline transitions",
     "interventions": "case errors lanes model policy routing searching timeline transitions",
-    "providers": "errors mime model provider_settings telemetry told",  # nothing of gates, retries, storage
+    "providers": "errors headers mime model provider_settings telemetry told",  # nothing of gates, retries, storage
     # policy and routing, since claiming and settling decide inside the transaction
-    "storage": "case errors ids interventions lanes model policy reports routing searching telemetry told",
+    "storage": "case errors ids interventions lanes model policy probing reports routing searching telemetry told",
     "actors": f"errors ids model searching telemetry transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model setting settings telemetry told {KINDLESS} storage.key_records",

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hes.case import Rules
 from hes.lanes import Lane, lane_of, parse, text_of
-from hes.model import Delivery, EmailId, OnDoubt, Room, Status
+from hes.model import Attempt, AttemptId, Delivery, EmailId, OnDoubt, Outcome, Resolution, Room, Status
 from hes.routing import BUSY_PATIENCE_MS, OTHERS_BEFORE_A_SUSPECT, POISON_LAPSES, Given, Routing
 
 AMPLE = 10**9
@@ -168,6 +169,63 @@ def test_a_probe_is_best_an_email_that_may_be_sent_twice() -> None:
         Given(may_be_doubled, "a")
     ]
     assert routing("a").give_out(held, probing, AMPLE, NOW, is_idle=True) == [Given(held[0], "a")]
+
+
+def tried(
+    email_id: str, *outcomes: Outcome, provider: str = "a", resolution: Resolution | None = None
+) -> list[Attempt]:
+    return [
+        Attempt(
+            id=AttemptId(f"{email_id}-{number}"),
+            email_id=EmailId(email_id),
+            number=number,
+            provider=provider,
+            started_at=0,
+            outcome=outcome,
+            resolution=resolution if outcome is Outcome.IN_DOUBT else None,
+        )
+        for number, outcome in enumerate(outcomes, 1)
+    ]
+
+
+OUT, DOWN = Outcome.IN_DOUBT, Outcome.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (None, tried("worse", OUT)),
+        (None, tried("worse", DOWN)),
+        (tried("better", DOWN, DOWN), tried("worse", OUT)),
+        (tried("better", DOWN, DOWN, Outcome.REFUSED, Outcome.THROTTLED), tried("worse", DOWN, OUT)),
+        (tried("better", OUT, resolution=Resolution.NOT_ACCEPTED), tried("worse", OUT)),
+        (tried("better", DOWN), tried("worse", OUT, resolution=Resolution.OPERATOR)),
+        (tried("better", DOWN), tried("worse", DOWN, DOWN)),
+        (tried("better", OUT), tried("worse", OUT, OUT)),
+        (tried("better", OUT, OUT, provider="b"), tried("worse", DOWN)),
+    ],
+)
+def test_a_probe_is_best_an_email_that_can_not_have_shut_the_gate(
+    better: list[Attempt] | None, worse: list[Attempt]
+) -> None:
+    """The one that shut it would do so again, and the gate would never open."""
+    attempts = {EmailId("better"): better or [], EmailId("worse"): worse}
+    due = [delivery(email_id=EmailId(name)) for name in ("worse", "better")]
+    probing = rooms(a=Room(hands=1, is_shut=True, is_probe=True))
+    assert routing("a").give_out(due, probing, AMPLE, NOW, is_idle=True, tries=attempts) == [Given(due[1], "a")]
+    alone = routing("a").give_out(due[:1], probing, AMPLE, NOW, is_idle=True, tries=attempts)
+    assert alone == [Given(due[0], "a")], "where only such wait, one of them is taken"
+
+
+def test_of_emails_that_are_as_good_as_probes_one_that_may_be_sent_twice_is_best() -> None:
+    held, other = delivery(email_id=EmailId("held"), on_doubt=OnDoubt.HOLD), delivery(email_id=EmailId("other"))
+    attempts = {EmailId("held"): tried("held", DOWN), EmailId("other"): tried("other", DOWN, DOWN)}
+    probing = rooms(a=Room(hands=1, is_shut=True, is_probe=True))
+    given = routing("a").give_out([held, other], probing, AMPLE, NOW, is_idle=True, tries=attempts)
+    assert given == [Given(other, "a")]
+    fresh = replace(held, email_id=EmailId("fresh"))
+    given = routing("a").give_out([other, fresh], probing, AMPLE, NOW, is_idle=True, tries=attempts)
+    assert given == [Given(fresh, "a")], "but one that may have shut the gate comes last, or it never opens"
 
 
 def test_content_beyond_the_budget_waits_unless_nothing_else_is_in_flight() -> None:

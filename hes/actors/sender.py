@@ -28,7 +28,8 @@ class Sender:
     """One provider's sender.
 
     Mailbox: Leased, never more than free hands. Reports one Ended for each. A call that has begun is never cancelled
-    by a neighbour's fault; one that raises is a bug: logged, and in doubt, since nobody knows how far it got.
+    by a neighbour's fault; one that raises is a bug: logged, and in doubt, since nobody knows how far it got. An email
+    that can't be written down never gets so far (`hes.providers.rendering`).
     """
 
     def __init__(
@@ -134,7 +135,11 @@ class Sender:
             if not is_over:  # cancelled: that says nothing about the provider
                 self.gate.release(given)
         attempt.ended(answer.outcome)
-        is_believed = self.gate.record(given, leased.email.id, answer, self._monotonic() - began_at)
+        is_believed = True
+        if answer.is_ours:  # that says nothing about the provider either
+            self.gate.release(given)
+        else:
+            is_believed = self.gate.record(given, leased.email.id, answer, self._monotonic() - began_at)
         level = logging.DEBUG if answer.outcome is Outcome.ACCEPTED else logging.INFO
         if _log.isEnabledFor(level):
             said = f"{answer.outcome}: {answer.detail}" if answer.detail else answer.outcome.value

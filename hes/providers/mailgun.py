@@ -19,13 +19,14 @@ import msgspec
 from msgspec import Struct
 
 from hes.errors import ConfigError
+from hes.headers import header_text
 from hes.model import Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
 from hes.providers import mailgun_records
 from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.multipart import Part, multipart
 from hes.providers.provider import Support, mailbox
-from hes.providers.rendering import header_text, labels, variables
+from hes.providers.rendering import labels, rendered, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, shorten
 
 MAX_RECIPIENTS = 1000
@@ -50,7 +51,7 @@ class Mailgun:
         own_message_id=True,
         finds_out="events; its records, by Message-ID and variables",
     )
-    render_version = 1
+    render_version = 2
     look_up_seconds = mailgun_records.KEPT_SECONDS
 
     def __init__(
@@ -81,7 +82,7 @@ class Mailgun:
         return cls(name=settings.name, api_key=key, domain=settings.domain, transport=transport, clock=clock)
 
     async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
-        body = build_body(email, attempt_id)
+        body = rendered(build_body, email, attempt_id)
         if isinstance(body, Answer):
             return body
         authorization, secrets = self._credentials()
@@ -196,7 +197,9 @@ _decode = msgspec.json.Decoder(_Said).decode
 _LIMIT = re.compile(r"too many recipients|limited to 16|too large")
 _ABOUT_EMAIL = re.compile(r"parameter is missing|not a valid address|need at least one of|header name")
 _DOMAIN = re.compile(r"unverified|not verified|domain not found")
-# "... limit exceeded, try again after 120 seconds", or "... after Mon, 25 Aug 2025 07:00:31 UTC"
+# "... limit exceeded, try again after 120 seconds", or "... after Mon, 25 Aug 2025 07:00:31 UTC". Looked for in so many
+# characters at the end: over a long text it would take the square of its length.
+_AGAIN_CHARS = 200
 _AGAIN = re.compile(r"try again after (.+?)(?: seconds?)?\.?\s*$", re.IGNORECASE)
 
 
@@ -257,6 +260,6 @@ def _bare_text(body: bytes) -> str:
 
 def _wait(said: str, reply: Reply, now: Millis) -> float | None:
     """The longer one, where both are given: the text says seconds or a date, Retry-After is not documented."""
-    again = _AGAIN.search(said)
+    again = _AGAIN.search(said[-_AGAIN_CHARS:])
     waits = (retry_after(again and again[1], now), retry_after(reply.headers.get("Retry-After"), now))
     return max((wait for wait in waits if wait is not None), default=None)

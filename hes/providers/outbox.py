@@ -15,6 +15,7 @@ from hes.errors import StorageUnavailable
 from hes.model import Answer, AttemptId, Email, EmailId, Outcome
 from hes.providers.maildir import make_maildir, write_message
 from hes.providers.provider import Support
+from hes.providers.rendering import rendered
 
 Keep = Callable[[EmailId, AttemptId, bytes], Awaitable[None]]
 """`Storage.keep`: puts a message into the database."""
@@ -39,7 +40,9 @@ class Outbox:
 
     async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
         # In a thread: rendering an attachment of some megabytes takes longer than the loop may stand still.
-        message = await anyio.to_thread.run_sync(mime.render, email, attempt_id)
+        message = await anyio.to_thread.run_sync(rendered, mime.render, email, attempt_id)
+        if isinstance(message, Answer):
+            return message
         try:
             with anyio.fail_after(timeout_seconds):
                 if self._maildir is not None:

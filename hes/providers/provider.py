@@ -4,6 +4,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from hes.headers import encoded_words, may_be_decoded, quoted
 from hes.model import Address, Answer, AttemptId, Email
 
 
@@ -50,12 +51,14 @@ class Provider(Protocol):
 def mailbox(address: Address) -> str:
     """`Name <address>` as RFC 5322, section 3.4 writes it; non-ASCII names stay as they are (the provider encodes).
 
-    The phrase is quoted when it holds any of the specials, with `"` and `\\` escaped.
+    The phrase is quoted when it holds any of the specials, with `"` and `\\` escaped; what looks like an encoded word
+    is encoded itself.
     """
     if not address.name:
         return address.email
     name = address.name
-    if any(c in '()<>[]:;@\\,."' for c in name):
-        escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-        name = f'"{escaped}"'
+    if may_be_decoded(name):
+        name = " ".join(encoded_words(name))
+    elif any(c in '()<>[]:;@\\,."' for c in name):
+        name = quoted(name)
     return f"{name} <{address.email}>"

@@ -1,14 +1,40 @@
-"""What several providers write down in the same way."""
+"""Writing an email down before it is sent, and what several providers write in the same way.
 
+Known weakness: what vendors take as text (subjects, file names) they are given as the text that it is. No vendor
+documents whether it protects text that looks like an encoded word from being decoded by the recipient's program.
+"""
+
+import logging
 import re
-from email.header import Header
+from collections.abc import Callable
+from typing import TypeVar
 
-from hes.model import AttemptId, Email
+from hes.model import Answer, AttemptId, Email, Outcome
+
+T = TypeVar("T")
+
+_log = logging.getLogger("hes.rendering")
 
 
-def header_text(value: str) -> str:
-    """A header's value in ASCII: RFC 2047, on one line, where it needs that."""
-    return value if value.isascii() else Header(value, "utf-8").encode(linesep="")
+class _Bug(Exception):
+    """Stands in the log for an exception whose own words may quote the email."""
+
+
+def rendered(render: Callable[[Email, AttemptId], T | Answer], email: Email, attempt_id: AttemptId) -> T | Answer:
+    """What is to go out; or the answer that nothing can, with the reason. Raises nothing, whatever `render` raises.
+
+    All of it comes before the first byte, so nothing is in doubt, and no provider is to blame: an email that can't be
+    written down is `declined`, and another provider, which has it in another form, may take it.
+    """
+    try:
+        return render(email, attempt_id)
+    except MemoryError:  # the email may well be fine
+        return Answer(outcome=Outcome.UNAVAILABLE, detail="HES had too little memory to write the email down")
+    except Exception as error:  # noqa: BLE001 (a bug of ours, and this email's affair alone)
+        bug = _Bug(type(error).__name__)
+        _log.error("email %s can't be written down: a bug", email.id, exc_info=(_Bug, bug, error.__traceback__))
+        detail = f"HES can't write this email down for this provider ({bug}); its log says where"
+        return Answer(outcome=Outcome.DECLINED, detail=detail)
 
 
 def labels(tags: dict[str, str], *, most: int, most_chars: int) -> list[str]:

@@ -17,18 +17,18 @@ import json
 import mimetypes
 import re
 from collections.abc import Callable, Iterable
-from email.header import Header
 from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
 
 from hes.errors import ConfigError
+from hes.headers import encoded_words, header_text
 from hes.model import Address, Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
 from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.provider import Support
-from hes.providers.rendering import header_text, variables
+from hes.providers.rendering import rendered, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, shorten
 
 MAX_RECIPIENTS = 50  # "Max 50" stands at `to`; what is behind it, SES, takes 50 in all
@@ -57,7 +57,7 @@ class Resend:
         own_message_id=False,
         finds_out="asked again under its key for 20 h; events",
     )
-    render_version = 1
+    render_version = 2
     replay_seconds = REPLAY_SECONDS
 
     def __init__(self, *, name: str, api_key: Callable[[], str], transport: Transport, clock: Clock) -> None:
@@ -78,7 +78,7 @@ class Resend:
         return cls(name=settings.name, api_key=settings.api_key.reveal, transport=transport, clock=clock)
 
     async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
-        body = build_body(email, attempt_id)
+        body = rendered(build_body, email, attempt_id)
         if isinstance(body, Answer):
             return body
         key = self._api_key()  # for each call: it may stand in a file that changes
@@ -138,10 +138,13 @@ def build_body(email: Email, attempt_id: AttemptId) -> bytes | Answer:
 
 
 def _tags(email: Email, attempt_id: AttemptId) -> tuple[dict[str, str], str]:
-    """What can be tags, and what can't: a header's value in ASCII, "" if there is nothing."""
+    """What can be tags, and what can't: a header's value in ASCII, "" if there is nothing.
+
+    JSON with "=" escaped where it might begin an encoded word.
+    """
     tags = variables(email, attempt_id, _HIDES)
     others = {key: tags.pop(key) for key in list(tags) if not (_TAG.fullmatch(key) and _TAG.fullmatch(tags[key]))}
-    return tags, json.dumps(others) if others else ""
+    return tags, json.dumps(others).replace("=?", r"\u003d?") if others else ""
 
 
 def _problem(email: Email, tags_header: str) -> str:
@@ -182,7 +185,7 @@ def _recipient(address: Address) -> str:
     """An encoded word where RFC 5322 wants quotes, which Resend refuses (the same source)."""
     name = address.name
     if name and (_SPECIALS.search(name) or not name.isascii()):
-        name = Header(name, "utf-8").encode(linesep="")
+        name = " ".join(encoded_words(name))
     return f"{name} <{address.email}>" if name else address.email
 
 

@@ -15,12 +15,13 @@ import msgspec
 from msgspec import Struct
 
 from hes.errors import ConfigError
+from hes.headers import header_text, may_be_decoded, quoted
 from hes.model import Address, Answer, Attachment, AttemptId, Clock, Email, Millis, Outcome, Scope
 from hes.provider_settings import ProviderSettings
 from hes.providers import sendgrid_records
 from hes.providers.finding import Doubt, Finding, Found
 from hes.providers.provider import Support
-from hes.providers.rendering import header_text, labels, variables
+from hes.providers.rendering import labels, rendered, variables
 from hes.providers.transport import NoReply, Reply, Transport, clean_id, retry_after, seconds_until, shorten
 
 MAX_RECIPIENTS = 1000
@@ -60,7 +61,7 @@ class SendGrid:
         own_message_id=True,
         finds_out="events; its logs, by recipient and time, then custom args",
     )
-    render_version = 1
+    render_version = 2
     look_up_seconds = sendgrid_records.KEPT_SECONDS
 
     def __init__(
@@ -94,7 +95,7 @@ class SendGrid:
         )
 
     async def send(self, email: Email, attempt_id: AttemptId, timeout_seconds: float) -> Answer:
-        body = build_body(email, attempt_id)
+        body = rendered(build_body, email, attempt_id)
         if isinstance(body, Answer):
             return body
         key = self._api_key()  # for each call: it may stand in a file that changes
@@ -185,14 +186,14 @@ def _mailbox(address: Address) -> dict[str, str]:
 
 
 def _recipient(address: Address) -> dict[str, str]:
-    """As a mailbox, but a name with a comma or a semicolon is quoted.
+    """As a mailbox, but a name with a comma or a semicolon is quoted, and one that may be decoded.
 
     Unquoted, SendGrid accepts the request, takes what stands before the comma for the address, and drops the email
     (sendgrid-python issues 291 and 578; its own library quotes so too). `from` and `reply_to_list` are not affected.
     """
-    if address.name and ("," in address.name or ";" in address.name):
-        escaped = address.name.replace("\\", "\\\\").replace('"', '\\"')
-        return {"email": address.email, "name": f'"{escaped}"'}
+    name = address.name or ""
+    if "," in name or ";" in name or may_be_decoded(name):
+        return {"email": address.email, "name": quoted(name)}
     return _mailbox(address)
 
 

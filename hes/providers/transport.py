@@ -114,7 +114,7 @@ class Transport:
                     method, url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=sent
                 )
                 return await _read(response)
-        except Exception as error:  # noqa: BLE001 - what is not in the table of `why` is in doubt, whatever it is
+        except Exception as error:  # noqa: BLE001 - `why` has an answer to whatever it is
             return NoReply(*why(error, sent=bool(sent)))
 
     def _open(self) -> aiohttp.ClientSession:
@@ -208,6 +208,8 @@ def why(error: Exception, *, sent: bool) -> tuple[Outcome, str]:
             return Outcome.UNAVAILABLE, "no connection in time"
         case TimeoutError() if not sent:
             return Outcome.UNAVAILABLE, "out of time before the request was sent"
+        case _ if not sent:  # whatever it is, a bug of ours included
+            return Outcome.UNAVAILABLE, f"failed before the request was sent ({type(error).__name__})"
         case TimeoutError():
             return Outcome.IN_DOUBT, "no whole answer in time after the request was sent"
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | aiohttp.ClientPayloadError():

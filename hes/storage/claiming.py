@@ -20,10 +20,11 @@ from msgspec import Struct
 
 from hes import lanes
 from hes.model import Delivery, EmailId, Millis, Room
+from hes.probing import NONE_TRIED, Tries, probing
 from hes.routing import Routing
 from hes.storage import tables
 from hes.storage.batches import Rows, padded
-from hes.storage.ledger import delivery_of
+from hes.storage.ledger import attempts_of, delivery_of
 
 LANES = 64
 """How many lanes are looked at together."""
@@ -126,6 +127,8 @@ class Due(Struct, frozen=True):
 
     deliveries: Sequence[Delivery] = ()
     """In the order of turns: one of each lane, then the next of each."""
+    tries: Tries = NONE_TRIED
+    """Read only if somebody probes."""
     more_rows: bool = False
     """One of the lanes looked at may hold more than these."""
     more_lanes: bool = False
@@ -157,7 +160,7 @@ class Claim:
         with_room.sort(key=lambda lane: (lane <= self._first, lane))
         self._first = with_room[0]
         most = sum(room.hands for room in rooms.values()) + 1
-        is_probe = any(room.is_probe and room.hands for room in rooms.values())
+        is_probe = bool(probing(rooms))
         each = max(PROBE_CHOICE if is_probe else 1, -(-most // len(with_room)))
         places = [*with_room, *[""] * (len(padded(with_room)) - len(with_room))]  # there is no lane without a name
         bounds: dict[str, Any] = {f"lane{n}": lane for n, lane in enumerate(places)}
@@ -167,8 +170,11 @@ class Claim:
         for row in connection.execute(_select_due(len(places)), bounds):
             by_lane[row.lane].append(delivery_of(row))
         turns = chain.from_iterable(zip_longest(*by_lane.values()))
+        deliveries = [delivery for delivery in turns if delivery is not None]
+        tried = [delivery.email_id for delivery in deliveries if delivery.attempts] if is_probe else []
         return Due(
-            [delivery for delivery in turns if delivery is not None],
+            deliveries,
+            attempts_of(connection, tried) if tried else NONE_TRIED,
             more_rows=any(len(rows) == each for rows in by_lane.values()),
             more_lanes=bool(self._after),
         )

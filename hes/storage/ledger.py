@@ -1,6 +1,6 @@
 """Between rows and the policy: load cases, gather what the policy says, write it with one statement per table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -72,10 +72,7 @@ def load(connection: sa.Connection, email_ids: Iterable[EmailId], *, is_locked: 
     # The lock first: whatever is read after it is what nobody else can change meanwhile.
     select = _lock_deliveries if is_locked else _select_deliveries
     deliveries = [delivery_of(row) for row in connection.execute(select, which)]
-    attempts: dict[EmailId, list[Attempt]] = {}
-    for row in connection.execute(_select_attempts, which):
-        attempt = attempt_of(row)
-        attempts.setdefault(attempt.email_id, []).append(attempt)
+    attempts = attempts_of(connection, ids)
     doubts = sorted(a.id for of_email in attempts.values() for a in of_email if a.is_open_doubt)
     unasked: dict[EmailId, set[AttemptId]] = {}
     if doubts:  # locked: whoever is about to ask is waited for, and who comes later sees what becomes of it
@@ -88,6 +85,15 @@ def load(connection: sa.Connection, email_ids: Iterable[EmailId], *, is_locked: 
             for d in deliveries
         }
     )
+
+
+def attempts_of(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[EmailId, list[Attempt]]:
+    """In order of number. Emails without any are left out."""
+    attempts: dict[EmailId, list[Attempt]] = {}
+    for row in connection.execute(_select_attempts, {"email_ids": padded(email_ids)}):
+        attempt = attempt_of(row)
+        attempts.setdefault(attempt.email_id, []).append(attempt)
+    return attempts
 
 
 class Ledger:

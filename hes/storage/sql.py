@@ -37,7 +37,7 @@ from hes.storage import accepting, accounts, book, cluster, retention, tables
 from hes.storage.accounts import Quotas, QuotaTaken
 from hes.storage.batches import Insert
 from hes.storage.chronicle import Chronicle, Write
-from hes.storage.claiming import Claim
+from hes.storage.claiming import Claim, Due
 from hes.storage.contents import contents, decode_email
 from hes.storage.database import Database
 from hes.storage.event_store import EventStore
@@ -209,10 +209,10 @@ class SqlStorage:
             free = quotas.limit(rooms)
             while True:
                 due = self._claim.due(connection, now, free, self._unreadable)
-                given = self._policy.routing.give_out(due.deliveries, free, size_budget, now, is_idle=is_idle)
+                given = self._give_out(due, free, size_budget, now, is_idle=is_idle)
                 while given and (asked := self._asked_by_others(connection, now, given, free)):
                     free = cluster.without_probes(free, asked)
-                    given = self._policy.routing.give_out(due.deliveries, free, size_budget, now, is_idle=is_idle)
+                    given = self._give_out(due, free, size_budget, now, is_idle=is_idle)
                 if not given:
                     return Leases(more=due.more_lanes and given is not None)
                 email_ids = [one.delivery.email_id for one in given]
@@ -243,6 +243,12 @@ class SqlStorage:
                 else:
                     batch.holds([leased.email.trace for leased in leases.items])
                     return leases
+
+    def _give_out(
+        self, due: Due, free: Mapping[str, Room], size_budget: int, now: Millis, *, is_idle: bool
+    ) -> list[Given] | None:
+        give_out = self._policy.routing.give_out
+        return give_out(due.deliveries, free, size_budget, now, is_idle=is_idle, tries=due.tries)
 
     async def _give_back_unknown(self) -> None:
         """Else it would stay leased, and its lapse would be told as a doubt that nobody has."""

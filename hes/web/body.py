@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from hes.model import MAX_EXPIRES_IN, MIN_EXPIRES_IN, Address, Attachment, Millis, OnDoubt
+from hes.web import header_names
 from hes.web.addresses import CONTROL, NO_CONTROL, AddressError, bad_name, parse_address, parse_bare_address
 from hes.web.email_request import (
     LABEL,
@@ -207,17 +208,6 @@ def _read_mailbox(path: str, value: str | Mailbox, errors: Errors, *, outbox_onl
 
 # --- the other fields ------------------------------------------------------------------------------------------------
 
-_HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
-_OURS = {"from", "to", "cc", "bcc", "subject", "reply-to"}
-_RESERVED_HEADERS = {
-    "date",
-    "message-id",
-    "sender",
-    "return-path",
-    "received",
-    "dkim-signature",
-    "mime-version",
-}
 _FILE_NAME = re.compile("[^\x00-\x1f\x7f\x85\u2028\u2029/\\\\]{1,255}")
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~@-]{1,255}")
@@ -260,14 +250,12 @@ def _read_headers(headers: dict[str, str], errors: Errors) -> dict[str, str]:
         return {}
     seen: set[str] = set()
     for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            errors.add("headers", "has a name that is not 1 to 76 printable ASCII characters without a colon or space")
+        if not header_names.TOKEN.fullmatch(name):
+            errors.add("headers", "has a name that is not 1 to 76 letters, digits and !#$%&'*+-.^_`|~")
             continue
         path, lower = f"headers.{name}", name.lower()
-        if lower in _OURS:
-            errors.add(path, f"is made by HES; use the field `{lower.replace('-', '_')}`")
-        elif lower in _RESERVED_HEADERS or lower.startswith("content-"):
-            errors.add(path, "is made by HES or the provider and can't be set")
+        if why := header_names.refusal(name):
+            errors.add(path, why)
         elif lower in seen:
             errors.add(path, "stands there twice, in different letter case")
         seen.add(lower)

@@ -83,7 +83,8 @@ class EmailRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_on
     headers: Annotated[
         dict[str, str] | None,
         _about(
-            "Further headers. None that HES or the provider makes, such as `To`, `Date` or `Content-Type`.",
+            "Further headers. None that HES, the provider or servers on the way make, such as `To`, `Date`, "
+            "`Content-Type` or `Resent-To`, and none that gives orders to a provider, such as `X-SMTPAPI`.",
             maxProperties=MAX_HEADERS,
             examples=[{"X-Order": "17"}],
         ),

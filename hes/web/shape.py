@@ -109,7 +109,7 @@ def _is_about_half_a_pair(raw: bytes, text: str) -> bool:
     return _HALF_A_PAIR.search(raw, max(0, at - 12), at + 6) is not None
 
 
-_PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
+_PLACE = " - at `$"
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _SIMPLE_KEY = re.compile(r"[\w.:-]{1,64}", re.ASCII)
@@ -121,9 +121,8 @@ def _wrong_shape(raw: bytes, text: str) -> Unreadable | InvalidEmail:
         _SYNTAX.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return unreadable(raw, error)
-    placed = _PLACE.fullmatch(text)
-    what, path = placed.groups() if placed else (text, "")
-    path = path.removesuffix("[...]")
+    what, _, path = text.rpartition(_PLACE) if _PLACE in text else (text, "", "")
+    path = path.removesuffix("`").removeprefix(".").removesuffix("[...]")
     if what.endswith("out of range") and not what.startswith("Object"):
         return Unreadable("The body holds a number that is out of range.", [FieldError(path, "is out of range")])
     errors = Errors()
@@ -176,6 +175,8 @@ _EXPECTED = {
     "priority": '"high", "normal" or "low"',
     "store_content": "true or false",
 }
+_MAX_FOREIGN_NAME = 64
+"""No name of anybody's is longer; a caller's may have as many characters as the body."""
 _ITEM = re.compile(r"(to|cc|bcc|reply_to|attachments|providers)\[\d+\]")
 
 
@@ -193,6 +194,6 @@ def _unknown_field(path: str, name: str) -> str:
         words, whole = ATTACHMENT_WORDS, "an attachment"
     else:
         words, whole = ADDRESS_WORDS, "an address"
-    ours = words.get(squeezed(name))
+    ours = words.get(squeezed(name)) if len(name) <= _MAX_FOREIGN_NAME else None
     label = "" if _SIMPLE_KEY.fullmatch(name) else "has a field that "
     return f"{label}is not a field of {whole}" + (f"; HES calls it {ours}" if ours else "")

@@ -96,6 +96,48 @@ async def test_a_bug_in_one_hand_is_in_doubt_and_harms_no_neighbour() -> None:
 
 
 @in_virtual_time
+async def test_what_was_declined_before_the_first_byte_says_nothing_about_the_provider() -> None:
+    """Not even to a probe: it goes out again at once, with another email."""
+    async with running() as setup:
+
+        async def fail(attempt_id: AttemptId) -> Answer:
+            return Answer(outcome=Outcome.UNAVAILABLE)
+
+        setup.provider.script = fail
+        for number in range(5):
+            setup.sender.take(a_leased(number))
+            setup.sender.release(await setup.told())
+        await anyio.sleep(10.1)
+
+        async def decline(attempt_id: AttemptId) -> Answer:
+            return Answer(outcome=Outcome.DECLINED, detail="it can't be written down")
+
+        setup.provider.script = decline
+        setup.sender.take(a_leased(6))
+        ended = await setup.told()
+        assert ended.answer is not None
+        setup.sender.release(ended)
+        room = setup.sender.room()
+        assert (room.is_shut, room.is_probe, room.hands) == (True, True, 1)
+
+
+@in_virtual_time
+async def test_what_the_provider_itself_declines_shows_that_it_answers() -> None:
+    async with running() as setup:
+        outcomes = iter([Outcome.UNAVAILABLE] * 5 + [Outcome.DECLINED])
+
+        async def answer(attempt_id: AttemptId) -> Answer:
+            return Answer(outcome=next(outcomes), status_code=413)
+
+        setup.provider.script = answer
+        for number in range(6):
+            setup.sender.take(a_leased(number))
+            setup.sender.release(await setup.told())
+            await anyio.sleep(10.1 if number == 4 else 0)
+        assert not setup.sender.room().is_shut
+
+
+@in_virtual_time
 async def test_a_provider_that_breaks_its_time_out_is_given_up_from_outside() -> None:
     async with running() as setup:
 

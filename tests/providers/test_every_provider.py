@@ -12,6 +12,7 @@ from hes.provider_settings import BUILT
 from hes.provider_settings import Kind as Kinds
 from hes.providers import REGISTRY
 from hes.secret import Secret
+from tests.fakes import an_email
 from tests.fakes.faults import FakeServer, Fault, Kind, Point
 from tests.providers.lines import ATTEMPT, EMAIL, LINES, Line, made, talking
 
@@ -139,6 +140,18 @@ async def test_a_declined_email_never_leaves(line: Line) -> None:
         answer = await provider.send(line.cannot, ATTEMPT, 2.0)
         assert (answer.outcome, fake.requests) == (Outcome.DECLINED, [])
     assert answer.detail
+
+
+async def test_what_can_not_be_written_down_is_declined_and_quoted_nowhere(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with talking(line) as (provider, fake):
+        answer = await provider.send(an_email(subject="my secret \ud800"), ATTEMPT, 2.0)
+        assert (answer.outcome, fake.requests) == (Outcome.DECLINED, [])
+    assert answer.is_ours
+    assert "UnicodeEncodeError" in answer.detail
+    assert "a bug" in caplog.text
+    assert "secret" not in answer.detail + caplog.text
 
 
 async def test_the_key_is_read_for_each_send(line: Line, tmp_path: Path) -> None:

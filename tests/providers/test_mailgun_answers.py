@@ -181,3 +181,12 @@ def test_no_answer_breaks_the_reader(status: int, body: bytes, header: str) -> N
     answer = read(status, body, {"Retry-After": header})
     assert answer.status_code == status
     assert answer.outcome is not Outcome.ACCEPTED or status == 200
+
+
+@pytest.mark.parametrize(("behind", "seconds"), [(" " * 150, 60), (" " * 250, None), ("x" * 100_000, None)])
+def test_when_to_ask_again_is_looked_for_at_the_end_of_what_it_says_and_nowhere_else(
+    behind: str, seconds: float | None
+) -> None:
+    """However long the text is: the pattern would take the square of that."""
+    answer = read(429, own(f"{'y' * 100_000} limit exceeded, try again after 60 seconds{behind}"))
+    assert (answer.outcome, answer.retry_after_seconds) == (Outcome.THROTTLED, seconds)

@@ -7,6 +7,7 @@ from hes.model import Answer, Attachment, AttemptId, Outcome, Scope
 from hes.provider_settings import Kind as Kinds
 from hes.providers.finding import Doubt, Finding, Found, Replays
 from hes.providers.provider import Provider
+from hes.providers.resend import Resend
 from hes.secret import Secret
 from tests.fakes import an_email
 from tests.fakes.faults import FakeServer, Fault, Kind, Point
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 (LINE,) = (line for line in LINES if line.kind is Kinds.RESEND)
 HOUR = 3_600_000
-DOUBT = Doubt(email=EMAIL, attempt_id=ATTEMPT, started_at=NOW, render_version=1)
+DOUBT = Doubt(email=EMAIL, attempt_id=ATTEMPT, started_at=NOW, render_version=Resend.render_version)
 LOST = Fault(kind=Kind.RESET, at=Point.AFTER_STORING, count=1)
 NEVER_ARRIVED = Fault(kind=Kind.RESET, at=Point.BEFORE_STORING, count=1)
 

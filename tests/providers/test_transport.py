@@ -343,8 +343,13 @@ KEY = ConnectionKey("h", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None
         (aiohttp.ServerDisconnectedError(), True, Outcome.IN_DOUBT),
         (aiohttp.ClientOSError(104, "reset"), True, Outcome.IN_DOUBT),
         (aiohttp.ClientPayloadError(), True, Outcome.IN_DOUBT),
-        (aiohttp.ClientError(), False, Outcome.IN_DOUBT),
-        (ValueError(), False, Outcome.IN_DOUBT),
+        (aiohttp.ClientError(), True, Outcome.IN_DOUBT),
+        (ValueError(), True, Outcome.IN_DOUBT),
+        # Before the first byte nothing is in doubt.
+        (aiohttp.ServerDisconnectedError(), False, Outcome.UNAVAILABLE),
+        (aiohttp.ClientOSError(104, "reset"), False, Outcome.UNAVAILABLE),
+        (aiohttp.ClientError(), False, Outcome.UNAVAILABLE),
+        (ValueError(), False, Outcome.UNAVAILABLE),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

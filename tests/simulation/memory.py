@@ -172,7 +172,8 @@ class MemoryStorage:
         rooms = {name: self._limited(name, room, now) for name, room in rooms.items()}
         routing = self._policy.routing
         due = self._in_turns(now, rooms)
-        given = routing.give_out(due, rooms, size_budget, now, is_idle=is_idle)
+        tries = {delivery.email_id: self.cases[delivery.email_id].attempts for delivery in due}
+        given = routing.give_out(due, rooms, size_budget, now, is_idle=is_idle, tries=tries)
         items = []
         for one in given or ():
             room = rooms[one.provider]

@@ -252,6 +252,25 @@ async def test_a_bad_email_fails_alone() -> None:
     assert seen[bad] == 1
 
 
+@pytest.mark.parametrize("outcome", [Outcome.IN_DOUBT, Outcome.UNAVAILABLE, Outcome.DECLINED])
+def test_emails_that_end_badly_wherever_they_go_keep_no_gate_shut(outcome: Outcome) -> None:
+    """They shut it, and then it is others that find out that it works."""
+
+    @in_virtual_time
+    async def test() -> None:
+        async with running(Fleet("a")) as fleet:
+            model = fleet.models["a"]
+            model.says = lambda email: Answer(outcome=outcome) if email.subject == "bad" else None
+            for _ in range(8):
+                await fleet.send(subject="bad")
+            await anyio.sleep(1)
+            good = [await fleet.send() for _ in range(17)]
+            await anyio.sleep(30)
+            assert {fleet.storage.cases[email_id].delivery.status for email_id in good} == {Status.SENT}
+
+    test()
+
+
 @pytest.mark.parametrize("per_second", [2, 100])
 def test_who_rejects_everything_is_not_believed_and_its_victims_leave_by_the_other(per_second: int) -> None:
     @in_virtual_time

@@ -411,3 +411,15 @@ async def test_another_projects_emails_are_leased_as_well(storage: Storage, benc
     assert (await bench.lease()).email.id == email_id
     with pytest.raises(NotFound):
         await storage.read(SHOP, email_id)
+
+
+async def test_a_probe_is_an_email_that_was_never_tried_there_though_others_are_due_before_it(bench: Bench) -> None:
+    probing = {"a": Room(hands=1, is_shut=True, is_probe=True)}
+    await bench.accept_many(2, own_providers=("a",))
+    doubted, failed = (await bench.give_out(rooms(a=2))).items
+    await bench.settle(doubted, Outcome.IN_DOUBT)
+    await bench.settle(failed, Outcome.UNAVAILABLE)
+    bench.clock.advance(600)
+    fresh = await bench.accept(own_providers=("a",))
+    given = [ids(await bench.give_out(probing)) for _ in range(3)]
+    assert given == [[fresh], [failed.email.id], [doubted.email.id]]

@@ -220,6 +220,55 @@ def test_headers_that_hes_makes_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("X-SMTPAPI", "x-smtpapi", "X-SG-EID", "X-SendGrid-Category", "X-Mailgun-Variables", "X-Mailgun-Drop-Message"),
+        *("X-PM-Tag", "X-PM-Message-Stream", "X-Postmark-Track", "X-SES-CONFIGURATION-SET", "X-SES-MESSAGE-TAGS"),
+        *(
+            "Resend-Idempotency-Key",
+            "X-Mailin-custom",
+            "X-Sib-Sandbox",
+            "idempotencyKey",
+            "Idempotency-Key",
+            "sender.ip",
+        ),
+        *("X-MC-Tags", "X-Mandrill-Subaccount", "X-MSYS-API", "X-MJ-CustomID", "X-Mailjet-Campaign"),
+    ],
+)
+def test_orders_to_a_provider_are_refused(name: str) -> None:
+    """One provider would obey, and another would tell the recipient."""
+    assert wrong(headers={name: "x", "X-Fine": "x"}) == [f"headers.{name}"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Resent-To", "Resent-Cc", "Resent-Message-ID", "Authentication-Results", "ARC-Seal", "arc-message-signature"),
+        *("Received-SPF", "Delivered-To", "DomainKey-Signature", "X-HES-Id", "X-HES-Tags", "x-hes-tag"),
+    ],
+)
+def test_what_servers_on_the_way_and_hes_itself_write_is_refused(name: str) -> None:
+    assert wrong(headers={name: "x", "X-Fine": "x"}) == [f"headers.{name}"]
+
+
+def test_headers_that_only_begin_like_those_are_taken() -> None:
+    headers = dict.fromkeys(
+        ["X-Smtpapis", "X-Resent-To", "Contents", "X-Hesitate", "List-Unsubscribe", "In-Reply-To"], "x"
+    )
+    assert take(headers=headers).headers == headers
+
+
+@pytest.mark.parametrize("character", '"(),/:;<=>?@[\\]{} \t\x00\x7fé')
+def test_a_headers_name_is_a_token(character: str) -> None:
+    assert wrong(headers={f"X{character}Y": "x"}) == ["headers"]
+
+
+def test_a_token_may_hold_what_rfc_9110_lets_it_hold() -> None:
+    name = "X!#$%&'*+-.^_`|~09az"
+    assert take(headers={name: "x"}).headers == {name: "x"}
+
+
+@pytest.mark.parametrize(
     ("change", "path"),
     [
         ({"filename": ""}, "filename"),

@@ -215,6 +215,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"headers": {"X-A\nBcc": "e@e.org"}}, "headers"),
     ({"headers": {"Bcc": "e@e.org"}}, "headers.Bcc"),
     ({"headers": {"DKIM-Signature": "x"}}, "headers.DKIM-Signature"),
+    ({"headers": {"X-SMTPAPI": "{}"}}, "headers.X-SMTPAPI"),
     ({"tags": {"kind": "x\r\ny"}}, "tags.kind"),
     ({"attachments": [{"filename": "x\r\ny", "content": "UERG"}]}, "attachments[0].filename"),
     *(({"to": text}, "to") for text in ("a@b.org,c@d.org", "a@b.org;c@d.org", "<a@b.org> c@d.org")),

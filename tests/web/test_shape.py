@@ -233,3 +233,16 @@ def test_a_huge_body_is_refused_soon(fields: dict[str, Any]) -> None:
 
 def test_commas_in_a_text_are_no_list() -> None:
     assert take(text="a," * 200_000, to=["a@example.org"] * 1000).text
+
+
+@pytest.mark.parametrize("name", ["replyTo", f"reply{'-' * 57}to"])
+def test_a_foreign_name_is_told_with_ours(name: str) -> None:
+    assert errors_of(json.dumps(LEAST | {name: 1}).encode())[0].message.endswith("HES calls it `reply_to`")
+
+
+@pytest.mark.parametrize("name", [f"reply{'-' * 58}to", f"reply{'-' * 1_000_000}to", " - at `$.to" * 100_000])
+def test_a_name_longer_than_any_of_ours_is_not_looked_for(name: str) -> None:
+    for raw in (LEAST | {name: 1}, LEAST | {"attachments": [{"filename": "a", "content": "UERG", name: 1}]}):
+        (error,) = errors_of(json.dumps(raw).encode())
+        assert len(error.path + error.message) < 100
+        assert "HES calls it" not in error.message
