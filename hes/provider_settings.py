@@ -114,6 +114,13 @@ class ProviderSettings(Times, frozen=True, kw_only=True):
 
 
 INHERITED = Times.__struct_fields__
+
+
+def plain_outbox(times: Times) -> ProviderSettings:
+    """An outbox that nobody configured, with the times that hold for all."""
+    return ProviderSettings(name=Kind.OUTBOX.value, kind=Kind.OUTBOX, **{key: getattr(times, key) for key in INHERITED})
+
+
 _OWN, _TIMES = declared(ProviderSettings, variables=False), declared(Times, variables=False)
 PROVIDER_SETTINGS = (
     *(setting for setting in _OWN if setting.field not in INHERITED),

@@ -27,9 +27,9 @@ from hes.provider_settings import (
     PROVIDER_SETTINGS,
     SECONDS,
     Around,
-    Kind,
     ProviderSettings,
     Times,
+    plain_outbox,
     read_providers,
 )
 from hes.secret import Secret, Wrong
@@ -372,9 +372,7 @@ def _providers(
             _check_times(provider, settings, f"{given.where}: provider {provider.name}: ")
         return providers
     if settings.is_sqlite and is_loopback(settings.host):
-        return (
-            ProviderSettings(name="outbox", kind=Kind.OUTBOX, **{key: getattr(settings, key) for key in INHERITED}),
-        )
+        return (plain_outbox(settings),)
     open_to = f"HES_HOST={settings.host} is open to others" if settings.is_sqlite else "this is Postgres"
     wrong = (
         f"no provider is configured, and {open_to}: mail must never vanish into a test box. Name a "

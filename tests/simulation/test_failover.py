@@ -107,6 +107,20 @@ async def test_after_a_recovery_the_room_begins_small_and_doubles() -> None:
     assert max(in_half_seconds) >= 50
 
 
+@in_virtual_time
+async def test_what_does_not_fit_into_a_lease_keeps_nobody_busy() -> None:
+    """A time-out that no lease leaves room for: nothing is ever tried, whatever is leased."""
+    fleet = Fleet("a", attempt_timeout=31.0)
+    async with running(fleet):
+        ids = [await fleet.send() for _ in range(5)]
+        await anyio.sleep(3600)
+    leases = Counter(email_id for email_id, _, after in fleet.storage.moves if after is Status.SENDING)
+    assert all(5 <= leases[email_id] <= 60 for email_id in ids), leases
+    told = [[event.type.value for _, event in fleet.storage.events[email_id]] for email_id in ids]
+    assert told == [["created", "queued", "attempt", "not_tried"]] * 5
+    assert fleet.models["a"].calls == []
+
+
 # --- the account -----------------------------------------------------------------------------------------------------
 
 
