@@ -92,5 +92,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     daily_quotas: Mapping[str, int] = {}
     """How many emails a day (UTC) a provider may be given. Who is not named: any number."""
     lease_seconds: float = 30
+    call_seconds: float = 28
+    """How long a call to a provider may take at most: a lease outlasts it."""
     means: Mapping[str, Means] = {}
     """Of the providers that have any."""

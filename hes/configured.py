@@ -22,6 +22,7 @@ def rules_of(settings: Settings) -> Rules:
         backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in all_providers(settings)},
         daily_quotas=daily_quotas(settings),
         lease_seconds=settings.lease_seconds,
+        call_seconds=settings.longest_call_seconds,
         means=means(settings),
     )
 

@@ -169,6 +169,11 @@ class Settings(Times, frozen=True, kw_only=True):
         return self.metrics and self.workers == 1
 
     @property
+    def longest_call_seconds(self) -> float:
+        """What a lease and the grace period leave for one call to a provider."""
+        return min(self.lease_seconds, self.grace_seconds) - MARGIN_SECONDS
+
+    @property
     def is_sqlite(self) -> bool:
         return self.database_url.reveal().startswith("sqlite:")
 

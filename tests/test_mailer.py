@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from hes.app import make_operator, make_providers, now, open_storage
 from hes.configured import rules_of
@@ -96,8 +97,12 @@ async def test_what_a_test_key_sends_goes_into_the_database_and_nowhere_else(tmp
         assert not (tmp_path / "out").exists()
 
 
-async def test_what_a_test_key_sends_goes_out_with_a_short_lease_too(tmp_path: Path) -> None:
-    """The built-in outbox has the configured times, so that one call fits into a lease."""
+@pytest.mark.parametrize("attempt_timeout", [0, 20])
+async def test_what_a_test_key_sends_goes_out_with_a_short_lease_too(tmp_path: Path, attempt_timeout: int) -> None:
+    """The built-in outbox has the configured times, so that one call fits into a lease.
+
+    So does that of an email whose own time-out was taken when leases were longer.
+    """
     settings = load(
         {},
         {
@@ -113,7 +118,8 @@ async def test_what_a_test_key_sends_goes_out_with_a_short_lease_too(tmp_path: P
     async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
         mailer = Mailer(settings, storage, make_providers(settings, storage, now), now, rng)
         email = an_email(id=EmailId("0190"))
-        await storage.accept(NewEmail(email=email, on_doubt=settings.on_doubt, expires_in=60, is_test=True))
+        new = NewEmail(email=email, on_doubt=settings.on_doubt, expires_in=60, is_test=True)
+        await storage.accept(replace(new, attempt_timeout=attempt_timeout))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(mailer.run)
             with anyio.fail_after(10):
