@@ -18,6 +18,7 @@ def all_providers(settings: Settings) -> tuple[ProviderSettings, ...]:
 def rules_of(settings: Settings) -> Rules:
     return Rules(
         providers=tuple(provider.name for provider in settings.providers),
+        default_group=settings.sending_providers,
         routes=settings.routes,
         backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in all_providers(settings)},
         daily_quotas=daily_quotas(settings),

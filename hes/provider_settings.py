@@ -128,7 +128,7 @@ PROVIDER_SETTINGS = (
 )
 _BY_KEY = {setting.name: setting for setting in PROVIDER_SETTINGS}
 
-EXAMPLE = 'HES_PROVIDERS="sendgrid://KEY@default outbox://"'
+EXAMPLE = 'HES_PROVIDERS="sendgrid://KEY@default mailgun://KEY@default/mg.example.com"'
 
 
 class Around(Struct, frozen=True):

@@ -27,6 +27,7 @@ from hes.provider_settings import (
     PROVIDER_SETTINGS,
     SECONDS,
     Around,
+    Kind,
     ProviderSettings,
     Times,
     plain_outbox,
@@ -152,7 +153,7 @@ class Settings(Times, frozen=True, kw_only=True):
         Setting(
             text,
             "What emails leave by: URLs with spaces between; replaces the file's [[providers]]",
-            '"sendgrid://KEY@default outbox://"',
+            '"sendgrid://KEY@default mailgun://KEY@default/mg.example.com"',
             default="outbox:// on SQLite and a loopback host",
         ),
     ] = ()
@@ -167,6 +168,11 @@ class Settings(Times, frozen=True, kw_only=True):
     def has_metrics_page(self) -> bool:
         """Of several processes behind one port each scrape would meet another one: they have none."""
         return self.metrics and self.workers == 1
+
+    @property
+    def sending_providers(self) -> tuple[str, ...]:
+        """Names of those that send, as an outbox does not. Where there are none, keeping is what is wanted."""
+        return tuple(provider.name for provider in self.providers if provider.kind is not Kind.OUTBOX)
 
     @property
     def longest_call_seconds(self) -> float:
