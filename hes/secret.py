@@ -17,10 +17,12 @@ class Secret:
     because a secret is being rotated at this moment.
     """
 
-    __slots__ = ("_path", "_stamp", "_value")
+    __slots__ = ("_path", "_stamp", "_value", "file")
 
     def __init__(self, value: str) -> None:
         self._value = value
+        self.file: Path | None = None
+        """Where it was read."""
         self._path: Path | None = None
         self._stamp: tuple[int, int, int] | None = None
 
@@ -34,11 +36,17 @@ class Secret:
             return cls(_single_line(environ[name], f"the environment variable {name}"))
         made = cls(spec)
         if origin == "file":
-            made._path = cwd / name
+            made._path = made.file = cwd / name
             try:
                 made._read(made._path)
             except OSError as error:
                 raise Wrong(f"cannot read {made._path}: {error.strerror}") from None
+        return made
+
+    def fixed(self) -> Self:
+        """The same as it is now, whatever becomes of its file."""
+        made = type(self)(self.reveal())
+        made.file = self.file
         return made
 
     def reveal(self) -> str:

@@ -69,6 +69,10 @@ def _client_key(value: object) -> Secret:
     return Secret(text(value))
 
 
+_SECRETS = frozenset({_database_url, _bootstrap_key, _client_key})
+"""What reads a secret, which may stand elsewhere as well: `env:NAME` or `file:PATH`."""
+
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -103,7 +107,10 @@ class Settings(Times, frozen=True, kw_only=True):
     database_url: Annotated[
         Secret,
         Setting(
-            _database_url, "sqlite:///FILE or postgresql://...", "sqlite:///./hes.db", default="sqlite:///./hes.db"
+            _database_url,
+            "sqlite:///FILE or postgresql://..., or env:NAME or file:PATH",
+            "sqlite:///./hes.db",
+            default="sqlite:///./hes.db",
         ),
     ] = Secret("sqlite:///./hes.db")
     role: Annotated[
@@ -115,7 +122,11 @@ class Settings(Times, frozen=True, kw_only=True):
     workers: Annotated[int, Setting(whole(1, 256), "Processes (Postgres only)", "1")] = 1
     bootstrap_key: Annotated[
         Secret | None,
-        Setting(_bootstrap_key, "An admin key of project default, 32 characters or more", "$(openssl rand -hex 32)"),
+        Setting(
+            _bootstrap_key,
+            "An admin key of project default, 32 characters or more; or env:NAME or file:PATH",
+            "$(openssl rand -hex 32)",
+        ),
     ] = None
     log_level: Annotated[Level, Setting(_level, "The least that is logged", "info")] = "info"
     log_format: Annotated[
@@ -205,7 +216,9 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     """What the commands that talk to a running HES need."""
 
     url: Annotated[str, Setting(http_url, "Clients: where HES is", "http://127.0.0.1:8025")] = "http://127.0.0.1:8025"
-    api_key: Annotated[Secret | None, Setting(_client_key, "Clients: the key", "hes_live_...")] = None
+    api_key: Annotated[
+        Secret | None, Setting(_client_key, "Clients: the key; or env:NAME or file:PATH", "hes_live_...")
+    ] = None
 
 
 _SERVICE = tuple(sorted(declared(Settings, variables=True), key=lambda s: s.field in INHERITED))
@@ -256,7 +269,7 @@ def load(
     Reads the file and the files of secrets, and nothing else. Raises ConfigError.
     """
     raw = _gather(flags, environ, cwd)
-    values = {s.field: _read(s, raw) for s in _SERVICE if s.name in raw and s.name != "HES_PROVIDERS"}
+    values = {s.field: _read(s, raw, environ, cwd) for s in _SERVICE if s.name in raw and s.name != "HES_PROVIDERS"}
     given = frozenset(raw) | {name for name in environ if name.startswith("OTEL_")}
     settings = Settings(**values, given=given, exports=_exports(environ))
     _check_database(settings)
@@ -272,11 +285,21 @@ def load(
 def load_client(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> ClientSettings:
     """Settings of a command that talks to a running HES. Raises ConfigError."""
     raw = _gather(flags, environ, cwd)
-    return ClientSettings(**{s.field: _read(s, raw) for s in _CLIENT if s.name in raw})
+    return ClientSettings(**{s.field: _read(s, raw, environ, cwd) for s in _CLIENT if s.name in raw})
 
 
-def _read(setting: Setting, raw: Mapping[str, _Raw]) -> Any:
-    return setting.read(raw[setting.name].value, raw[setting.name].where)
+def _read(setting: Setting, raw: Mapping[str, _Raw], environ: Mapping[str, str], cwd: Path) -> Any:
+    """The checked value. A secret's file is read now and never again: what hangs on it is decided at the start."""
+    value, where = raw[setting.name].value, raw[setting.name].where
+    if setting.parse not in _SECRETS:
+        return setting.read(value, where)
+    try:
+        found = Secret.of(spec := text(value), environ, cwd)
+    except Wrong as wrong:
+        raise setting.refusal(where, str(wrong)) from None
+    is_elsewhere = found.reveal() != spec
+    setting.read(found.reveal(), f"{where}, {spec}" if is_elsewhere else where)
+    return found.fixed()
 
 
 def _gather(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> dict[str, _Raw]:
