@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "setting": "errors model secret",
     "provider_settings": "errors model secret setting",
     "settings": "errors model provider_settings secret setting telemetry.environment",
-    "start_warnings": "provider_settings settings",
+    "start_warnings": "provider_settings secret settings",
     "log": "secret telemetry",  # to mask it; which trace a line belongs to
     "transitions": "model",  # the table that policy decides by
     "timeline": "model",
