@@ -35,7 +35,7 @@ from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
 from hes.secret import Secret
-from hes.settings import MARGIN_SECONDS, Settings
+from hes.settings import Settings
 from hes.storage.postgres import PostgresUrl, open_postgres
 from hes.storage.records import Waiting
 from hes.storage.sql import SqlStorage
@@ -272,5 +272,5 @@ def make_desk(
         body_seconds=BODY_SECONDS,
         events=Budget("events of providers", EVENT_BYTES_IN_HAND, time.monotonic),
         events_seconds=EVENTS_SECONDS,
-        attempt_timeout_limit=min(settings.lease_seconds, settings.grace_seconds) - MARGIN_SECONDS,
+        attempt_timeout_limit=settings.longest_call_seconds,
     )

@@ -85,12 +85,16 @@ class Rules(Struct, frozen=True, kw_only=True):
 
     providers: tuple[str, ...]
     """Names of all configured providers, in the order of the configuration."""
+    default_group: tuple[str, ...] = ()
+    """Who takes turns by weight where neither the email nor a route names anybody; empty: all of them."""
     routes: Mapping[str, tuple[tuple[str, ...], ...]] = {}
-    """Stream -> ordered groups of providers. A stream without an entry uses all of them, by weight."""
+    """Stream -> ordered groups of providers. A stream without an entry uses the default group."""
     backoffs: Mapping[str, Backoff] = {}
     """By the provider that was tried last in a round."""
     daily_quotas: Mapping[str, int] = {}
     """How many emails a day (UTC) a provider may be given. Who is not named: any number."""
     lease_seconds: float = 30
+    call_seconds: float = 28
+    """How long a call to a provider may take at most: a lease outlasts it."""
     means: Mapping[str, Means] = {}
     """Of the providers that have any."""

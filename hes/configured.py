@@ -2,7 +2,7 @@
 
 from hes.actors.gate import GateSettings
 from hes.case import Backoff, Means, Rules
-from hes.provider_settings import Kind, ProviderSettings
+from hes.provider_settings import ProviderSettings, plain_outbox
 from hes.providers import REGISTRY
 from hes.routing import OUTBOX
 from hes.settings import Settings
@@ -12,16 +12,18 @@ def all_providers(settings: Settings) -> tuple[ProviderSettings, ...]:
     """The configured ones, and the built-in outbox of test keys if it is not among them."""
     if any(provider.name == OUTBOX for provider in settings.providers):
         return settings.providers
-    return (*settings.providers, ProviderSettings(name=OUTBOX, kind=Kind.OUTBOX))
+    return (*settings.providers, plain_outbox(settings))
 
 
 def rules_of(settings: Settings) -> Rules:
     return Rules(
         providers=tuple(provider.name for provider in settings.providers),
+        default_group=settings.sending_providers,
         routes=settings.routes,
-        backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in settings.providers},
+        backoffs={p.name: Backoff(p.retry_base_seconds, p.retry_cap_seconds) for p in all_providers(settings)},
         daily_quotas=daily_quotas(settings),
         lease_seconds=settings.lease_seconds,
+        call_seconds=settings.longest_call_seconds,
         means=means(settings),
     )
 

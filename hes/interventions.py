@@ -59,6 +59,7 @@ def resolve(case: Case, decision: Decision, now: Millis, by: str) -> Change:
         expires_at=now + delivery.expires_in * 1000 if is_over else delivery.expires_at,
         # A suspect stays one: it gets one more try, alone again.
         lapses=min(delivery.lapses, POISON_LAPSES - 1),
+        not_tried=0,
     )
     return Change(queued, (told, timeline.queued(queued, now)), attempts=closed)
 
@@ -92,6 +93,7 @@ def send(case: Case, send_at: Millis | None, now: Millis) -> Change:
         is_retry=False,
         round=0,
         lapses=min(delivery.lapses, POISON_LAPSES - 1),
+        not_tried=0,
     )
     told = timeline.scheduled(sent, EventType.SCHEDULED, now) if is_later else timeline.queued(sent, now)
     return Change(sent, (told,))
@@ -163,7 +165,8 @@ def restore(rules: Rules, case: Case, now: Millis) -> Change | None:
     detail = "the database was restored from a backup made while this call was being made"
     in_hand = case.attempt(delivery.attempt_id)
     over = () if in_hand is None else (replace(in_hand, outcome=Outcome.IN_DOUBT, ended_at=now, detail=detail),)
-    free = replace(delivery, attempt_id=None, lease_ends_at=None)
+    begun = () if in_hand is None else timeline.begun_untold(delivery, in_hand)
+    free = replace(delivery, attempt_id=None, lease_ends_at=None, not_tried=0)
     held = move(free, Cause.RESTORED, Status.HELD, Reason.RESTORED)
     search = searching.begin(rules, over[0], now) if over else None
-    return Change(held, (timeline.held(held, now),), attempts=over, search=search)
+    return Change(held, (*begun, timeline.held(held, now)), attempts=over, search=search)

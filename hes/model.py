@@ -227,6 +227,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
     """A later round after `unavailable`: each try takes from the provider's retry budget."""
     lapses: int = 0
     """In how many crashes this was in flight."""
+    not_tried: int = 0
+    """How often in a row it was leased, and given back without a try."""
     version: int = 1
 
 

@@ -83,11 +83,8 @@ class Policy:
             started_at=now,
             render_version=render_version,
         )
-        events = [timeline.entry(leased, EventType.ATTEMPT, now, provider, attempt=number)]
-        if delivery.tried and provider not in delivery.tried:
-            failed_over = {"from": delivery.tried[-1], "to": provider}
-            events.insert(0, timeline.entry(leased, EventType.FAILED_OVER, now, provider, **failed_over))
-        return Change(leased, tuple(events), attempts=(attempt,))
+        events = () if leased.not_tried else timeline.begun(leased, attempt)
+        return Change(leased, events, attempts=(attempt,))
 
     def settle(self, case: Case, ended: Ended, now: Millis, rooms: Rooms = NOBODY_IS_SHUT) -> Change | None:
         """A sender says how its attempt ended. None: nothing new.
@@ -136,19 +133,27 @@ class Policy:
         return self._end_lease(lapsed, over, now, NOBODY_IS_SHUT, lapsed=True)
 
     def _not_tried(self, case: Case, attempt: Attempt, ended: Ended, now: Millis) -> Change:
-        """No byte went out: the attempt never was. Kept evidence about earlier ones is read all the same."""
+        """No byte went out: the attempt never was. Kept evidence about earlier ones is read all the same.
+
+        Once may happen to any email, and costs it nothing. From the second in a row on it waits, whatever the reason,
+        and nothing more is told: should the reason stay, it must keep neither the database nor its timeline busy.
+        """
         earlier = [a for a in case.attempts if a.id != attempt.id]
+        times_before = case.delivery.not_tried
         free = replace(
             _unleased(case.delivery),
             attempts=case.delivery.attempts - 1,
             provider=earlier[-1].provider if earlier else None,
+            not_tried=times_before + 1,
         )
-        events = (timeline.entry(free, EventType.NOT_TRIED, now, attempt.provider, why=ended.note),)
+        told = timeline.entry(free, EventType.NOT_TRIED, now, attempt.provider, why=ended.note)
+        events = () if times_before else (told,)
         proof = _first_accepted(earlier)
         if proof is not None:
             sent = self._sent(free, Cause.EVIDENCE_ACCEPTED, proof, now, earlier)
             return replace(sent, events=(*events, *sent.events), dropped=attempt.id)
-        queued = move(free, Cause.TRY_AGAIN, Status.QUEUED, due_at=now)
+        pause = self._backoff(attempt.provider, times_before - 1) if times_before else 0
+        queued = move(free, Cause.TRY_AGAIN, Status.QUEUED, due_at=now + _millis(pause))
         return Change(queued, events, dropped=attempt.id)
 
     def _end_lease(
@@ -162,7 +167,7 @@ class Policy:
         lapsed: bool = False,
     ) -> Change:
         """What follows from the outcome of the attempt that held the lease."""
-        free = _unleased(case.delivery)
+        free = replace(_unleased(case.delivery), not_tried=0)
         attempts = [over if a.id == over.id else a for a in case.attempts]
         # Evidence that came in while it was leased was kept for this moment, and the first proof counts.
         proof = _first_accepted(a for a in attempts if a.id != over.id) or (over if over.is_accepted else None)
@@ -175,7 +180,8 @@ class Policy:
             change = self._doubt(free, over, now, rooms, lapsed=lapsed)
         else:
             change = self._try_again(free, over, attempts, now, rooms, lapsed=lapsed)
-        return replace(change, attempts=(over,))
+        events = (*timeline.begun_untold(case.delivery, over), *change.events)
+        return replace(change, attempts=(over,), events=events)
 
     def _sent(
         self, delivery: Delivery, cause: Cause, proof: Attempt, now: Millis, attempts: Iterable[Attempt]

@@ -114,6 +114,13 @@ class ProviderSettings(Times, frozen=True, kw_only=True):
 
 
 INHERITED = Times.__struct_fields__
+
+
+def plain_outbox(times: Times) -> ProviderSettings:
+    """An outbox that nobody configured, with the times that hold for all."""
+    return ProviderSettings(name=Kind.OUTBOX.value, kind=Kind.OUTBOX, **{key: getattr(times, key) for key in INHERITED})
+
+
 _OWN, _TIMES = declared(ProviderSettings, variables=False), declared(Times, variables=False)
 PROVIDER_SETTINGS = (
     *(setting for setting in _OWN if setting.field not in INHERITED),
@@ -121,7 +128,7 @@ PROVIDER_SETTINGS = (
 )
 _BY_KEY = {setting.name: setting for setting in PROVIDER_SETTINGS}
 
-EXAMPLE = 'HES_PROVIDERS="sendgrid://KEY@default outbox://"'
+EXAMPLE = 'HES_PROVIDERS="sendgrid://KEY@default mailgun://KEY@default/mg.example.com"'
 
 
 class Around(Struct, frozen=True):
@@ -226,6 +233,10 @@ or `#` must end in our own message, not in a host or parameter that is quoted in
 
 def _table_of_url(url: str, n: int) -> dict[str, object]:
     """What a `[[providers]]` table would hold. Raises Wrong, which quotes nothing of the URL."""
+    if url.startswith(("env:", "file:")):
+        raise Wrong(
+            f"URL {n}: env: and file: stand in the place of a secret, as in sendgrid://env:SENDGRID_KEY@default"
+        )
     match = _URL.fullmatch(url)
     if not match:
         raise Wrong(f"URL {n} must look like kind://KEY@default, with / ? # @ % and spaces percent-encoded")
@@ -238,6 +249,8 @@ def _table_of_url(url: str, n: int) -> dict[str, object]:
         if not keys:
             raise Wrong(f"URL {n}: {kind} takes no user part")
         parts = match["user"].split(":", 1) if len(keys) > 1 else [match["user"]]
+        if len(keys) > 1 and parts[0] in ("env", "file"):  # or the word would be the user's name
+            raise Wrong(f"URL {n}: write the : of env: and file: as %3A, since another : parts user and password")
         pairs += zip(keys, parts, strict=False)
     if kind is Kind.SMTP:
         pairs += [(key, match[key]) for key in ("host", "port") if match[key]]

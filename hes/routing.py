@@ -1,8 +1,8 @@
 """Who gets what: which providers may take an email now, and which of them does. Pure, like `hes.policy`.
 
 An email's providers come in ordered groups: its own list (each name a group), else the route of its stream, else one
-group of all. The first group in which anybody has a free hand takes it; within a group the providers take turns by
-weight. Retry and failover are nothing special here: who was tried in this round simply is no candidate.
+group of all that send. The first group in which anybody has a free hand takes it; within a group the providers take
+turns by weight. Retry and failover are nothing special here: who was tried in this round simply is no candidate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ class Routing:
         if lane.own_providers:
             groups: Sequence[Sequence[str]] = [[name] for name in lane.own_providers]
         else:
-            groups = self._rules.routes.get(lane.stream) or [self._rules.providers]
+            groups = self._rules.routes.get(lane.stream) or [self._rules.default_group or self._rules.providers]
         known = self._rules.providers
         return [[n for n in group if n in known and n not in lane.declined_by] for group in groups]
 

@@ -1,5 +1,8 @@
 """Secrets: values that nothing shows unless it is asked to."""
 
+import os
+import shlex
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, Self
@@ -17,10 +20,12 @@ class Secret:
     because a secret is being rotated at this moment.
     """
 
-    __slots__ = ("_path", "_stamp", "_value")
+    __slots__ = ("_path", "_stamp", "_value", "file")
 
     def __init__(self, value: str) -> None:
         self._value = value
+        self.file: Path | None = None
+        """Where it was read."""
         self._path: Path | None = None
         self._stamp: tuple[int, int, int] | None = None
 
@@ -34,11 +39,17 @@ class Secret:
             return cls(_single_line(environ[name], f"the environment variable {name}"))
         made = cls(spec)
         if origin == "file":
-            made._path = cwd / name
+            made._path = made.file = cwd / name
             try:
                 made._read(made._path)
             except OSError as error:
                 raise Wrong(f"cannot read {made._path}: {error.strerror}") from None
+        return made
+
+    def fixed(self) -> Self:
+        """The same as it is now, whatever becomes of its file."""
+        made = type(self)(self.reveal())
+        made.file = self.file
         return made
 
     def reveal(self) -> str:
@@ -80,9 +91,30 @@ class Secret:
         raise TypeError("a Secret is never pickled")
 
 
+def exposed(path: Path) -> str | None:
+    """What is wrong with a file that holds a secret and that others can read; None: nothing that we could mend.
+
+    It is only told to the file's owner, and only where a chmod would work. A secret that Kubernetes mounts is root's
+    and readable by all of the pod (its mode says nothing about who else is there); a swarm's lies on a file system that
+    can't be written. Whoever runs HES there would be told in vain at each start.
+    """
+    try:
+        found = path.stat()
+        is_ours = found.st_uid == os.geteuid() and not os.statvfs(path).f_flag & os.ST_RDONLY
+    except OSError:
+        return None
+    if not is_ours or not found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        return None
+    mode = stat.S_IMODE(found.st_mode)
+    return (
+        f"{path} holds a secret, and others on this machine can read it (mode {mode:04o}): "
+        f"chmod 600 {shlex.quote(str(path))}"
+    )
+
+
 def _stamp(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _single_line(value: str, origin: str) -> str:

@@ -23,6 +23,7 @@ from hes.errors import ConfigError, StorageUnavailable
 from hes.ids import id_maker
 from hes.model import Clock
 from hes.settings import Settings
+from hes.start_warnings import start_warnings
 from hes.storage.sql import SqlStorage
 from hes.telemetry.telemetry import OFF, App, Telemetry
 from hes.web.desk import Readiness
@@ -69,8 +70,8 @@ async def serve(
     """
     rng = random.SystemRandom()
     new_id = id_maker(clock, random.Random())
-    for name in settings.without_effect():
-        _log.warning("%s is set, but has no effect yet", name)
+    for warning in start_warnings(settings):
+        _log.warning("%s", warning)
     async with AsyncExitStack() as stack:
         listener = listener or stack.enter_context(listen(settings.host, settings.port))
         telemetry = start_telemetry(settings, new_id())

@@ -30,6 +30,7 @@ from hes.provider_settings import (
     Kind,
     ProviderSettings,
     Times,
+    plain_outbox,
     read_providers,
 )
 from hes.secret import Secret, Wrong
@@ -68,6 +69,10 @@ def _client_key(value: object) -> Secret:
     return Secret(text(value))
 
 
+_SECRETS = frozenset({_database_url, _bootstrap_key, _client_key})
+"""What reads a secret, which may stand elsewhere as well: `env:NAME` or `file:PATH`."""
+
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -102,7 +107,10 @@ class Settings(Times, frozen=True, kw_only=True):
     database_url: Annotated[
         Secret,
         Setting(
-            _database_url, "sqlite:///FILE or postgresql://...", "sqlite:///./hes.db", default="sqlite:///./hes.db"
+            _database_url,
+            "sqlite:///FILE or postgresql://..., or env:NAME or file:PATH",
+            "sqlite:///./hes.db",
+            default="sqlite:///./hes.db",
         ),
     ] = Secret("sqlite:///./hes.db")
     role: Annotated[
@@ -114,7 +122,11 @@ class Settings(Times, frozen=True, kw_only=True):
     workers: Annotated[int, Setting(whole(1, 256), "Processes (Postgres only)", "1")] = 1
     bootstrap_key: Annotated[
         Secret | None,
-        Setting(_bootstrap_key, "An admin key of project default, 32 characters or more", "$(openssl rand -hex 32)"),
+        Setting(
+            _bootstrap_key,
+            "An admin key of project default, 32 characters or more; or env:NAME or file:PATH",
+            "$(openssl rand -hex 32)",
+        ),
     ] = None
     log_level: Annotated[Level, Setting(_level, "The least that is logged", "info")] = "info"
     log_format: Annotated[
@@ -152,7 +164,7 @@ class Settings(Times, frozen=True, kw_only=True):
         Setting(
             text,
             "What emails leave by: URLs with spaces between; replaces the file's [[providers]]",
-            '"sendgrid://KEY@default outbox://"',
+            '"sendgrid://KEY@default mailgun://KEY@default/mg.example.com"',
             default="outbox:// on SQLite and a loopback host",
         ),
     ] = ()
@@ -167,6 +179,16 @@ class Settings(Times, frozen=True, kw_only=True):
     def has_metrics_page(self) -> bool:
         """Of several processes behind one port each scrape would meet another one: they have none."""
         return self.metrics and self.workers == 1
+
+    @property
+    def sending_providers(self) -> tuple[str, ...]:
+        """Names of those that send, as an outbox does not. Where there are none, keeping is what is wanted."""
+        return tuple(provider.name for provider in self.providers if provider.kind is not Kind.OUTBOX)
+
+    @property
+    def longest_call_seconds(self) -> float:
+        """What a lease and the grace period leave for one call to a provider."""
+        return min(self.lease_seconds, self.grace_seconds) - MARGIN_SECONDS
 
     @property
     def is_sqlite(self) -> bool:
@@ -194,7 +216,9 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     """What the commands that talk to a running HES need."""
 
     url: Annotated[str, Setting(http_url, "Clients: where HES is", "http://127.0.0.1:8025")] = "http://127.0.0.1:8025"
-    api_key: Annotated[Secret | None, Setting(_client_key, "Clients: the key", "hes_live_...")] = None
+    api_key: Annotated[
+        Secret | None, Setting(_client_key, "Clients: the key; or env:NAME or file:PATH", "hes_live_...")
+    ] = None
 
 
 _SERVICE = tuple(sorted(declared(Settings, variables=True), key=lambda s: s.field in INHERITED))
@@ -245,7 +269,7 @@ def load(
     Reads the file and the files of secrets, and nothing else. Raises ConfigError.
     """
     raw = _gather(flags, environ, cwd)
-    values = {s.field: _read(s, raw) for s in _SERVICE if s.name in raw and s.name != "HES_PROVIDERS"}
+    values = {s.field: _read(s, raw, environ, cwd) for s in _SERVICE if s.name in raw and s.name != "HES_PROVIDERS"}
     given = frozenset(raw) | {name for name in environ if name.startswith("OTEL_")}
     settings = Settings(**values, given=given, exports=_exports(environ))
     _check_database(settings)
@@ -261,11 +285,21 @@ def load(
 def load_client(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> ClientSettings:
     """Settings of a command that talks to a running HES. Raises ConfigError."""
     raw = _gather(flags, environ, cwd)
-    return ClientSettings(**{s.field: _read(s, raw) for s in _CLIENT if s.name in raw})
+    return ClientSettings(**{s.field: _read(s, raw, environ, cwd) for s in _CLIENT if s.name in raw})
 
 
-def _read(setting: Setting, raw: Mapping[str, _Raw]) -> Any:
-    return setting.read(raw[setting.name].value, raw[setting.name].where)
+def _read(setting: Setting, raw: Mapping[str, _Raw], environ: Mapping[str, str], cwd: Path) -> Any:
+    """The checked value. A secret's file is read now and never again: what hangs on it is decided at the start."""
+    value, where = raw[setting.name].value, raw[setting.name].where
+    if setting.parse not in _SECRETS:
+        return setting.read(value, where)
+    try:
+        found = Secret.of(spec := text(value), environ, cwd)
+    except Wrong as wrong:
+        raise setting.refusal(where, str(wrong)) from None
+    is_elsewhere = found.reveal() != spec
+    setting.read(found.reveal(), f"{where}, {spec}" if is_elsewhere else where)
+    return found.fixed()
 
 
 def _gather(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> dict[str, _Raw]:
@@ -372,9 +406,7 @@ def _providers(
             _check_times(provider, settings, f"{given.where}: provider {provider.name}: ")
         return providers
     if settings.is_sqlite and is_loopback(settings.host):
-        return (
-            ProviderSettings(name="outbox", kind=Kind.OUTBOX, **{key: getattr(settings, key) for key in INHERITED}),
-        )
+        return (plain_outbox(settings),)
     open_to = f"HES_HOST={settings.host} is open to others" if settings.is_sqlite else "this is Postgres"
     wrong = (
         f"no provider is configured, and {open_to}: mail must never vanish into a test box. Name a "

@@ -15,6 +15,24 @@ def entry(delivery: Delivery, type_: EventType, at: Millis, provider: str | None
     return Event(email_id=delivery.email_id, type=type_, at=at, provider=provider, data=told)
 
 
+def begun(delivery: Delivery, attempt: Attempt) -> tuple[Event, ...]:
+    """That this attempt, which has the delivery's lease, began."""
+    began = entry(delivery, EventType.ATTEMPT, attempt.started_at, attempt.provider, attempt=attempt.number)
+    if not delivery.tried:
+        return (began,)
+    moved = {"from": delivery.tried[-1], "to": attempt.provider}
+    return entry(delivery, EventType.FAILED_OVER, attempt.started_at, attempt.provider, **moved), began
+
+
+def begun_untold(delivery: Delivery, attempt: Attempt) -> tuple[Event, ...]:
+    """Likewise, if it was not told when it began.
+
+    What was not tried before is told only once it is known to be an attempt: else an email that nobody gets round to
+    trying would fill its timeline.
+    """
+    return begun(delivery, attempt) if delivery.not_tried else ()
+
+
 def _about(attempt: Attempt | None) -> dict[str, Any]:
     if attempt is None:
         return {}

@@ -336,6 +336,18 @@ def test_where_hes_is_and_the_key_come_from_the_environment(monkeypatch: pytest.
     assert stub.asked[0].headers["authorization"] == "Bearer hes_live_from_the_environment"
 
 
+def test_the_key_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hes_live_of_the_file\n")
+    monkeypatch.setenv("HES_API_KEY", f"file:{tmp_path}/key")
+    stub = Stub(Told(200, {"status": "ready"}))
+    with Client(URL, transport=httpx.MockTransport(stub.handle)) as hes:
+        hes.health()
+    assert stub.asked[0].headers["authorization"] == "Bearer hes_live_of_the_file"
+    monkeypatch.setenv("HES_API_KEY", f"file:{tmp_path}/none")
+    with pytest.raises(ConfigError, match=f"HES_API_KEY: cannot read {tmp_path}/none: No such file"):
+        Client(URL)
+
+
 @pytest.mark.parametrize(("url", "key"), [("mail.example.com", "k"), ("http://u:p@x", "k"), (URL, "two\nlines")])
 def test_a_bad_url_or_key_is_refused_and_not_shown(url: str, key: str) -> None:
     with pytest.raises(ConfigError) as caught:

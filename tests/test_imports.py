@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "setting": "errors model secret",
     "provider_settings": "errors model secret setting",
     "settings": "errors model provider_settings secret setting telemetry.environment",
+    "start_warnings": "provider_settings secret settings",
     "log": "secret telemetry",  # to mask it; which trace a line belongs to
     "transitions": "model",  # the table that policy decides by
     "timeline": "model",
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     "node": f"mailer model settings {KINDLESS} storage.hints",
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
     "workers": "",  # processes of one serve: knows nothing of what they do
-    "serving": "app errors ids model settings storage.sql telemetry web.desk web.heads",  # a process's life
+    "serving": "app errors ids model settings start_warnings storage.sql telemetry web.desk web.heads",  # its life
     "__main__": "cli errors",
 }
 ONLY_IN = {

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from hes.app import make_operator, make_providers, now, open_storage
+from hes.configured import rules_of
 from hes.errors import ConfigError
 from hes.ids import id_maker
 from hes.mailer import Mailer
@@ -93,6 +95,40 @@ async def test_what_a_test_key_sends_goes_into_the_database_and_nowhere_else(tmp
         await mailer.aclose()
         assert (stored.delivery.provider, stored.delivery.is_test) == ("outbox", True)
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("attempt_timeout", [0, 20])
+async def test_what_a_test_key_sends_goes_out_with_a_short_lease_too(tmp_path: Path, attempt_timeout: int) -> None:
+    """The built-in outbox has the configured times, so that one call fits into a lease.
+
+    So does that of an email whose own time-out was taken when leases were longer.
+    """
+    settings = load(
+        {},
+        {
+            "HES_DATABASE_URL": f"sqlite:///{tmp_path}/hes.db",
+            "HES_PROVIDERS": "sendgrid://K@default?base_url=http%3A%2F%2F127.0.0.1%3A9",
+            "HES_LEASE_SECONDS": "6",
+            "HES_ATTEMPT_TIMEOUT": "3",
+            "HES_RETRY_CAP_SECONDS": "9",
+        },
+        tmp_path,
+    )
+    rng = random.Random(1)
+    async with open_storage(settings, now, id_maker(now, rng), rng) as storage:
+        mailer = Mailer(settings, storage, make_providers(settings, storage, now), now, rng)
+        email = an_email(id=EmailId("0190"))
+        new = NewEmail(email=email, on_doubt=settings.on_doubt, expires_in=60, is_test=True)
+        await storage.accept(replace(new, attempt_timeout=attempt_timeout))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mailer.run)
+            with anyio.fail_after(10):
+                while (stored := await storage.read(email.project, email.id)).delivery.status != "sent":
+                    pass
+            mailer.stop()
+        await mailer.aclose()
+        assert [event.type for _, event in stored.events] == ["created", "queued", "attempt", "sent"]
+    assert rules_of(settings).backoffs["outbox"].cap_seconds == 9
 
 
 def with_outbox_in(folder: Path, outbox: str) -> Settings:

@@ -328,6 +328,73 @@ def test_not_tried_leaves_no_attempt_and_is_due_at_once() -> None:
     assert change.delivery.tried == ()
 
 
+def given_back(policy: Policy, times: int, provider: str = "a") -> Case:
+    """An email that was leased so often, and never tried."""
+    case = Case(delivery())
+    for _ in range(times):
+        case = leased(policy, case, provider)
+        case = case.after(settle(policy, case, None))
+    return case
+
+
+@pytest.mark.parametrize(("before", "wait_ms"), [(0, 0), (1, 1000), (2, 2000), (3, 4000), (30, 600_000)])
+def test_not_tried_again_and_again_waits_longer_and_longer(before: int, wait_ms: int) -> None:
+    change = settle(policy(), leased(policy(), given_back(policy(), before)), None)
+    assert (change.delivery.status, change.delivery.due_at - NOW - 5) == (Status.QUEUED, wait_ms)
+    assert (change.delivery.attempts, change.delivery.round, change.delivery.is_retry) == (0, 0, False)
+
+
+def test_only_the_first_not_tried_in_a_row_is_told() -> None:
+    case, told = Case(delivery()), []
+    for provider in ("a", "b", "a"):
+        change = policy().lease(case.delivery, provider, AttemptId("x"), 1, NOW)
+        told += types(change)
+        case = case.after(change)
+        change = settle(policy(), case, None)
+        told += types(change)
+        case = case.after(change)
+    assert told == [EventType.ATTEMPT, EventType.NOT_TRIED]
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_an_attempt_after_a_not_tried_is_told_when_it_ends_and_begins_a_new_row(outcome: Outcome) -> None:
+    begun = leased(policy(), given_back(policy(), 2))
+    change = settle(policy(), begun, outcome)
+    assert types(change)[0] is EventType.ATTEMPT
+    assert (change.events[0].at, change.events[0].data) == (NOW, {"attempt": 1})
+    assert change.delivery.not_tried == 0
+
+
+def test_a_failover_after_a_not_tried_is_told_with_its_attempt() -> None:
+    case = leased(policy())
+    case = case.after(settle(policy(), case, Outcome.UNAVAILABLE))
+    case = leased(policy(), case, "b")
+    case = case.after(settle(policy(), case, None))
+    change = settle(policy(), leased(policy(), case, "b"), Outcome.ACCEPTED)
+    assert types(change) == [EventType.FAILED_OVER, EventType.ATTEMPT, EventType.SENT]
+    assert change.events[0].data == {"from": "a", "to": "b"}
+
+
+def test_a_lapse_after_a_not_tried_tells_the_attempt_too() -> None:
+    change = policy().lapse(leased(policy(), given_back(policy(), 1)), NOW + 30_000)
+    assert types(change)[:2] == [EventType.ATTEMPT, EventType.IN_DOUBT]
+    assert change.delivery.not_tried == 0
+
+
+def test_a_restore_after_a_not_tried_tells_the_attempt_too() -> None:
+    change = interventions.restore(policy().rules, leased(policy(), given_back(policy(), 1)), NOW + 9)
+    assert change is not None
+    assert types(change) == [EventType.ATTEMPT, EventType.HELD]
+    assert change.delivery.not_tried == 0
+
+
+def test_what_a_person_sends_again_begins_without_a_wait() -> None:
+    expired = interventions.expire(given_back(policy(), 3), EXPIRES)
+    assert expired is not None
+    again = interventions.send(Case(expired.delivery), None, EXPIRES)
+    assert again.delivery.not_tried == 0
+
+
 # --- doubt -----------------------------------------------------------------------------------------------------------
 
 

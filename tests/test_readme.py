@@ -105,6 +105,7 @@ ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 @asynccontextmanager
 async def terminal(folder: Path, **settings: object) -> AsyncIterator[Terminal]:
     (folder / ".hes-key").write_text(KEY)
+    (folder / ".hes-key").chmod(0o600)
     async with cold(folder, **settings) as hes:
         await hes.ready()
         yield Terminal(hes, folder)

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -482,6 +483,66 @@ def test_a_secret_that_is_not_there_is_refused_at_load(tmp_path: Path, spec: str
     environ = {"EMPTY": "", "LINES": "hunter2\nx", "HES_PROVIDERS": f"sendgrid://{spec}@default"}
     message = refusal(tmp_path, environ)
     assert message.startswith("HES_PROVIDERS: provider 1 (sendgrid): api_key: ")
+    assert says in message
+    assert "hunter2" not in message
+
+
+ALL_SECRETS = [
+    ("HES_BOOTSTRAP_KEY", "hunter2" * 5, lambda environ, cwd: load({}, environ, cwd).bootstrap_key),
+    ("HES_DATABASE_URL", "postgresql://hes:hunter2@db/hes", lambda environ, cwd: load({}, environ, cwd).database_url),
+    ("HES_API_KEY", "hunter2", lambda environ, cwd: load_client({}, environ, cwd).api_key),
+]
+SENDS = {"HES_PROVIDERS": "sendgrid://K@default"}
+Read = Callable[[dict[str, str], Path], Secret]
+
+
+@pytest.mark.parametrize("spec", ["file:key", "env:SOMEWHERE"])
+@pytest.mark.parametrize(("name", "content", "read"), ALL_SECRETS)
+def test_every_secret_may_stand_elsewhere(tmp_path: Path, spec: str, name: str, content: str, read: Read) -> None:
+    (tmp_path / "key").write_text(f"{content}\n")
+    elsewhere = SENDS | {"SOMEWHERE": content}
+    assert read(elsewhere | {name: spec}, tmp_path).reveal() == content
+    (tmp_path / "hes.toml").write_text(f'{name.removeprefix("HES_").lower()} = "{spec}"')
+    assert read(elsewhere, tmp_path).reveal() == content
+
+
+@pytest.mark.parametrize(("name", "content", "read"), ALL_SECRETS)
+def test_what_the_start_reads_stays_as_it_is(tmp_path: Path, name: str, content: str, read: Read) -> None:
+    """What hangs on it was decided at the start: it is not another one in the middle."""
+    (tmp_path / "key").write_text(content)
+    secret = read(SENDS | {name: "file:key"}, tmp_path)
+    (tmp_path / "key").write_text(f"{content} another")
+    assert secret.reveal() == content
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"hunter2\nhunter2", b"\xff\xfehunter2"])
+@pytest.mark.parametrize(("name", "_", "read"), ALL_SECRETS)
+def test_a_file_that_holds_no_secret_is_named_and_not_quoted(
+    tmp_path: Path, name: str, _: str, read: Read, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read(SENDS | {name: "file:key"}, tmp_path)
+    assert str(caught.value).startswith(f"{name}: ")
+    assert str(tmp_path / "key") in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"HES_BOOTSTRAP_KEY": "file:key"}, "HES_BOOTSTRAP_KEY, file:key: must have 32 characters or more, not 7."),
+        ({"HES_DATABASE_URL": "file:key"}, "HES_DATABASE_URL, file:key: must be sqlite:/// and a file, or "),
+        ({"HES_DATABASE_URL": "env:KEY"}, "HES_DATABASE_URL, env:KEY: must be sqlite:/// and a file, or "),
+        ({"HES_BOOTSTRAP_KEY": "env:NOT_SET"}, "HES_BOOTSTRAP_KEY: the environment variable NOT_SET is not set."),
+        ({"HES_PROVIDERS": "file:key"}, "URL 1: env: and file: stand in the place of a secret, as in sendgrid://env:"),
+        ({"HES_PROVIDERS": "smtp://env:KEY:file:key@mx.example"}, "URL 1: write the : of env: and file: as %3A"),
+    ],
+)
+def test_what_stands_elsewhere_and_is_wrong_is_not_quoted(tmp_path: Path, environ: dict[str, str], says: str) -> None:
+    (tmp_path / "key").write_text("hunter2")
+    message = refusal(tmp_path, environ | {"KEY": "hunter2"})
     assert says in message
     assert "hunter2" not in message
 

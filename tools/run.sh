@@ -19,7 +19,11 @@ esac
 
 if [ -n "${HES_BOOTSTRAP_KEY:-}" ]; then
     from="set by you as HES_BOOTSTRAP_KEY"
-    bearer='$HES_BOOTSTRAP_KEY'
+    case $HES_BOOTSTRAP_KEY in  # it may say where the key stands
+        file:*) bearer='$(cat "${HES_BOOTSTRAP_KEY#file:}")' ;;
+        env:*) bearer="\$${HES_BOOTSTRAP_KEY#env:}" ;;
+        *) bearer='$HES_BOOTSTRAP_KEY' ;;
+    esac
     for_hes=' HES_API_KEY="$HES_BOOTSTRAP_KEY"'
 else
     if [ ! -s .hes-key ]; then

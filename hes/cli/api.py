@@ -15,6 +15,7 @@ import rich_click as click
 from hes.cli.screen import Screen
 from hes.client import Client
 from hes.errors import ConfigError
+from hes.secret import exposed
 from hes.setting import is_loopback
 from hes.settings import load_client
 
@@ -51,12 +52,16 @@ def with_hes(command: Callable[..., None]) -> Callable[..., None]:
 def connect(url: str | None, key_file: Path | None, screen: Screen) -> Client:
     """Raises ConfigError."""
     settings = load_client({"url": url}, os.environ, Path.cwd())
+    file = key_file
     if key_file is not None:
         key = _key_in(key_file)
     elif settings.api_key is not None:
-        key = settings.api_key.reveal()
+        key, file = settings.api_key.reveal(), settings.api_key.file
     else:
+        file = Path(KEY_FILE)
         key = _key_of_make_run(settings.url)
+    if file is not None and (wrong := exposed(file)) is not None:
+        screen.remark(wrong)
     return Client(settings.url, key, on_repeat=screen.repeat)
 
 

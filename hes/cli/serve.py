@@ -3,6 +3,7 @@
 What they need is imported inside, so that `hes serve --help` loads no web framework.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,13 @@ database = click.option("--database-url", metavar="URL", help="HES_DATABASE_URL.
 
 
 def settings_of(flags: dict[str, Any], *, with_providers: bool = True) -> "Settings":
-    """The settings; logs go as they say from now on."""
-    from hes import log, settings
+    """The settings; logs go as they say from now on. Warns about what stands in the flags and had better not."""
+    from hes import log, settings, start_warnings
 
     loaded = settings.load(flags, os.environ, Path.cwd(), with_providers=with_providers)
     log.configure(loaded.log_level, loaded.log_format)
+    for warning in start_warnings.flag_warnings(flags):
+        logging.getLogger("hes").warning("%s", warning)
     return loaded
 
 

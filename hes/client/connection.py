@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ from hes import __version__
 from hes.client.answers import Answer, NoAnswer
 from hes.client.calls import Call
 from hes.errors import ConfigError
-from hes.secret import Wrong
+from hes.secret import Secret, Wrong
 from hes.setting import http_url, is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:8025"
@@ -19,17 +20,28 @@ TIMEOUT_SECONDS = 30.0
 
 
 def reach(url: str | None, api_key: str | None) -> tuple[str, str]:
-    """URL and key ("": none); what is not given comes from HES_URL and HES_API_KEY. Raises ConfigError."""
+    """URL and key ("": none); what is not given comes from HES_URL and HES_API_KEY. Raises ConfigError.
+
+    In HES_API_KEY the key may also be said to stand elsewhere, as `env:NAME` or `file:PATH`.
+    """
     try:
         url = http_url(url or os.environ.get("HES_URL") or DEFAULT_URL)
     except Wrong as wrong:
         raise ConfigError(f"HES_URL: {wrong}. Example: HES_URL={DEFAULT_URL}") from None
-    api_key = (api_key or os.environ.get("HES_API_KEY") or "").strip()
+    api_key = (api_key or _key_of_environment()).strip()
     if not api_key.isprintable():  # httpx would quote it in its own error
         raise ConfigError(
             "HES_API_KEY: must be one line, without control characters. Example: HES_API_KEY=hes_live_..."
         )
     return url, api_key
+
+
+def _key_of_environment() -> str:
+    spec = os.environ.get("HES_API_KEY", "").strip()
+    try:
+        return Secret.of(spec, os.environ, Path.cwd()).reveal()
+    except Wrong as wrong:
+        raise ConfigError(f"HES_API_KEY: {wrong}. Example: HES_API_KEY=hes_live_...") from None
 
 
 def options(url: str, api_key: str, timeout: float) -> dict[str, Any]:

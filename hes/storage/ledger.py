@@ -38,7 +38,7 @@ _delete_attempt = sa.delete(tables.attempts).where(
 _update_deliveries = Update(
     tables.deliveries,
     "status", "reason", "due_at", "expires_at", "attempt_id", "lease_ends_at", "attempts", "provider", "tried",
-    "declined_by", "round", "lapses", "version", "is_retry", "send_at", "lane",
+    "declined_by", "round", "lapses", "version", "is_retry", "send_at", "not_tried", "lane",
 )  # fmt: skip
 _insert_events = Insert(tables.events)
 _insert_searches = Insert(tables.searches, "ON CONFLICT DO NOTHING")
@@ -180,7 +180,7 @@ def delivery_row(delivery: Delivery) -> Row:
         d.email_id, d.project, text_of(lane_of(d)), d.status.value, d.reason, d.due_at, d.expires_at, d.expires_in,
         d.on_doubt.value, d.attempt_timeout, _joined(d.own_providers), d.size_bytes, d.attempt_id, d.lease_ends_at,
         d.attempts, d.provider, _joined(d.tried), _joined(d.declined_by), d.round, d.lapses, d.version,
-        d.stream, d.sender_domain, d.is_retry, d.is_test, d.send_at,
+        d.stream, d.sender_domain, d.is_retry, d.is_test, d.send_at, d.not_tried,
     )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def _delivery_change(delivery: Delivery) -> Row:
     return (
         d.email_id, d.status.value, d.reason, d.due_at, d.expires_at, d.attempt_id, d.lease_ends_at, d.attempts,
         d.provider, _joined(d.tried), _joined(d.declined_by), d.round, d.lapses, d.version, d.is_retry, d.send_at,
-        text_of(lane_of(d)),
+        d.not_tried, text_of(lane_of(d)),
     )  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def delivery_of(row: Iterable[Any]) -> Delivery:
     (
         email_id, project, _lane, status, reason, due_at, expires_at, expires_in, on_doubt, attempt_timeout,
         own_providers, size_bytes, attempt_id, lease_ends_at, attempts, provider, tried, declined_by, round_, lapses,
-        version, stream, sender_domain, is_retry, is_test, send_at,
+        version, stream, sender_domain, is_retry, is_test, send_at, not_tried,
     ) = row  # fmt: skip
     return Delivery(
         email_id=email_id,
@@ -226,6 +226,7 @@ def delivery_of(row: Iterable[Any]) -> Delivery:
         is_retry=bool(is_retry),
         is_test=bool(is_test),
         send_at=send_at,
+        not_tried=not_tried,
     )
 
 

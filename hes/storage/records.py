@@ -212,8 +212,12 @@ class StoredEmail(Struct, frozen=True, kw_only=True):
     """With their ids, oldest first."""
 
 
-def leased(change: Change, email: Email, room: Room, deadline: float) -> Leased:
-    """What a sender gets of a lease that was written."""
+def leased(change: Change, email: Email, room: Room, deadline: float, call_seconds: float) -> Leased:
+    """What a sender gets of a lease that was written.
+
+    `call_seconds`: what a lease leaves for a call. An email's own time-out may date from when leases were longer; it
+    would never fit into one.
+    """
     delivery = change.delivery
     attempt = change.attempts[0]
     return Leased(
@@ -221,7 +225,7 @@ def leased(change: Change, email: Email, room: Room, deadline: float) -> Leased:
         attempt_id=attempt.id,
         number=attempt.number,
         provider=attempt.provider,
-        timeout_seconds=delivery.attempt_timeout or room.timeout_seconds,
+        timeout_seconds=min(delivery.attempt_timeout or room.timeout_seconds, call_seconds),
         size_bytes=delivery.size_bytes,
         deadline=deadline,
         failed_over_from=delivery.tried[-1] if delivery.tried and attempt.provider not in delivery.tried else None,

@@ -226,7 +226,8 @@ class SqlStorage:
                 attempt_id = AttemptId(self._new_id())
                 change = self._policy.lease(one.delivery, one.provider, attempt_id, room.render_version, now)
                 ledger.change(change)
-                items.append(leased(change, emails[one.delivery.email_id], room, deadline))
+                email = emails[one.delivery.email_id]
+                items.append(leased(change, email, room, deadline, self._policy.rules.call_seconds))
             write(ledger)
             quotas.take(one.provider for one in given)
             return Leases(tuple(items), more=due.more_rows or due.more_lanes or len(due.deliveries) > len(items))

@@ -94,6 +94,7 @@ deliveries = sa.Table(
     sa.Column("is_retry", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("is_test", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("send_at", sa.BigInteger),
+    sa.Column("not_tried", sa.Integer, nullable=False, server_default="0"),
     _partial("deliveries_waiting", ["lane", "due_at"], IS_WAITING),
     _partial("deliveries_leased", ["lease_ends_at"], IS_LEASED),
     # The last two are for counting what waits without a look at the rows (SQLite wants the condition's column as well).

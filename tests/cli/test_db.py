@@ -123,3 +123,11 @@ async def test_a_password_is_in_no_error(tmp_path: Path) -> None:
     code, said = db(url, "current", folder=tmp_path)
     assert (code, "the database can't be reached" in said, "hunter2" in said) == (2, True, False)
     assert os.sep not in said, "no traceback"
+
+
+def test_a_password_in_a_flag_is_warned_about_here_too(tmp_path: Path) -> None:
+    flag = ["--database-url", "postgresql://hes:hunter2@127.0.0.1:1/hes"]
+    code, said = db("sqlite:///unused.db", "current", *flag, folder=tmp_path)
+    assert code == 2
+    assert said.count("--database-url holds a password") == 1
+    assert "hunter2" not in said

@@ -103,6 +103,24 @@ def test_a_key_may_come_from_another_file(service: str, run: Run, tmp_path: Path
     assert (gone.code, "cannot read gone: No such file" in gone.err) == (2, True)
 
 
+@pytest.mark.parametrize("way", ["--key-file", "beside", "variable"])
+def test_a_key_file_that_others_can_read_is_warned_about(
+    way: str, service: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ".hes-key" if way == "beside" else "key"
+    (tmp_path / name).write_text(KEY)
+    if way == "variable":
+        monkeypatch.setenv("HES_API_KEY", f"file:{name}")
+    flags = ["--key-file", name] if way == "--key-file" else []
+    for mode, warned in [(0o644, f"{name} holds a secret, and others on this machine can read it"), (0o600, "")]:
+        (tmp_path / name).chmod(mode)
+        ran = run("providers", "list", "--url", service, "--json", *flags)
+        assert ran.code == 0
+        assert ran.json()["data"]
+        assert ran.err.count("\n") == bool(warned)
+        assert warned in ran.err
+
+
 def test_a_wrong_key_fails(hes: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HES_API_KEY", "hes_live_wrong")
     ran = hes("providers", "list")

@@ -181,7 +181,8 @@ class MemoryStorage:
                 continue
             change = self._policy.lease(one.delivery, one.provider, AttemptId(self._new_id()), room.render_version, now)
             self._apply(change)
-            items.append(leased(change, self.emails[one.delivery.email_id][0].email, room, deadline))
+            email = self.emails[one.delivery.email_id][0].email
+            items.append(leased(change, email, room, deadline, self._policy.rules.call_seconds))
             self._given[one.provider, now // DAY_MS] += 1
         return Leases(tuple(items), more=bool(items) and len(due) > len(items))
 

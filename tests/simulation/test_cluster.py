@@ -137,7 +137,8 @@ async def test_a_node_whose_network_is_broken_shuts_a_provider_for_itself_only()
     async with two_mailers(fleet) as (broken, well):
         broken.lines["a"].is_cut = True
         await fleet.offer(20, 30)
-        standing = await well.status("a")
+        while (standing := await well.status("a")).gate.state is GateState.PROBING:
+            await fleet.offer(20, 1)
         assert standing.gate.state is GateState.SLOWED
         assert (standing.gate.reason or "").startswith("down at 1 of 2 processes that send")
         assert {node.id: gate.state for node, gate in standing.nodes} == {"one": GateState.DOWN, "two": GateState.UP}

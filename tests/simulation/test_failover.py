@@ -6,7 +6,7 @@ from collections import Counter
 import anyio
 import pytest
 
-from hes.model import Answer, Email, EventType, FactKind, GateState, Outcome, Scope, Status
+from hes.model import Answer, Email, EmailId, EventType, FactKind, GateState, Outcome, Scope, Status
 from tests.actors.parts import in_virtual_time
 from tests.simulation.fleet import Fleet, running
 
@@ -105,6 +105,28 @@ async def test_after_a_recovery_the_room_begins_small_and_doubles() -> None:
     assert in_half_seconds[1] <= 4
     assert all(later <= 3 * earlier + 2 for earlier, later in itertools.pairwise(in_half_seconds))
     assert max(in_half_seconds) >= 50
+
+
+@in_virtual_time
+async def test_a_gate_that_has_room_and_lets_nothing_through_keeps_nobody_busy() -> None:
+    """Which is a bug: it costs some leases an hour, one entry, and then all leave."""
+    fleet = Fleet("a")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet.mailer.vitals._senders["a"].gate, "objection", lambda _: "shut meanwhile")
+        async with running(fleet):
+            ids = [await fleet.send() for _ in range(5)]
+            await anyio.sleep(3600)
+            leases = Counter(email_id for email_id, _, after in fleet.storage.moves if after is Status.SENDING)
+            assert all(5 <= leases[email_id] <= 60 for email_id in ids), leases
+            assert [entries(fleet, email_id) for email_id in ids] == [["created", "queued", "attempt", "not_tried"]] * 5
+            assert fleet.models["a"].calls == []
+            patch.undo()
+            await fleet.drained(within=600)
+    assert [entries(fleet, email_id)[4:] for email_id in ids] == [["attempt", "sent"]] * 5
+
+
+def entries(fleet: Fleet, email_id: EmailId) -> list[str]:
+    return [event.type.value for _, event in fleet.storage.events[email_id]]
 
 
 # --- the account -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ looking at what the providers really took and at what the storage says, not at w
 """
 
 import contextlib
+import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -28,6 +29,7 @@ from hes.model import (
     Email,
     EmailId,
     Ended,
+    EventType,
     Evidence,
     Fact,
     FactKey,
@@ -645,6 +647,10 @@ class World:
             self.broken(f"C2: {len(copies)} copies, {len(doubted)} doubts: {case}")
         if delivery.on_doubt is not OnDoubt.RESEND and len(copies) > 1 + self._told_to_resend[email_id]:
             self.broken(f"I2: {len(copies)} copies under {delivery.on_doubt}: {case}")
+        told = [event.type for _, event in self.storage.events[email_id]]
+        ends = [type_ for type_ in told if type_ not in (EventType.ATTEMPT, EventType.FAILED_OVER)]
+        if (EventType.NOT_TRIED, EventType.NOT_TRIED) in itertools.pairwise(ends):
+            self.broken(f"not tried is told twice in a row: {told}")
         decided = any(a.resolution is Resolution.OPERATOR for a in case.attempts)
         if delivery.status is Status.SENT and not copies and not decided and not self._a_person_said_sent(email_id):
             self.broken(f"C4: sent, but nobody took it: {case}")

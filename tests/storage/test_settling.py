@@ -200,6 +200,23 @@ async def test_not_tried_leaves_the_attempts_before_it(bench: Bench) -> None:
     assert (stored.delivery.attempts, stored.delivery.provider, stored.delivery.tried) == (1, "a", ("a",))
 
 
+async def test_not_tried_twice_in_a_row_waits_and_is_told_once(bench: Bench) -> None:
+    leased = await bench.leased()
+    await bench.settle(leased, None, note="too little of the lease was left")
+    for _ in range(2):
+        again = await bench.lease()
+        assert await bench.settle(again, None, note="the gate is shut") == []
+        delivery = (await bench.read(leased)).delivery
+        assert (delivery.status, delivery.due_at > bench.clock()) == (Status.QUEUED, True)
+        assert (await bench.give_out(rooms(a=1))).items == ()
+        bench.clock.advance((delivery.due_at - bench.clock()) / 1000)
+    assert told(await bench.read(leased)) == ["created", "queued", "attempt", "not_tried"]
+    await bench.settle(await bench.lease(), Outcome.ACCEPTED)
+    stored = await bench.read(leased)
+    assert told(stored)[4:] == ["attempt", "sent"]
+    assert stored.delivery.not_tried == 0
+
+
 # --- late ------------------------------------------------------------------------------------------------------------
 
 

@@ -465,7 +465,8 @@ def follows(before: Life, after: Life) -> None:
         kept = after.attempt(attempt.id)
         if kept is None:
             assert attempt.outcome is None
-            assert "not_tried" in after.timeline[len(before.timeline) :]
+            is_told = "not_tried" in after.timeline[len(before.timeline) :]
+            assert is_told == (old.not_tried == 0), "the first in a row is told, and no other"
             continue
         assert (kept.number, kept.provider, kept.started_at) == (attempt.number, attempt.provider, attempt.started_at)
         assert attempt.outcome in {None, kept.outcome}, "an attempt ends once"
@@ -479,6 +480,7 @@ def holds(life: Life) -> None:
     assert is_leased == (delivery.attempt_id is not None) == (delivery.lease_ends_at is not None)
     assert [a.id for a in attempts if a.outcome is None] == ([delivery.attempt_id] if is_leased else [])
     assert [a.number for a in attempts] == list(range(1, delivery.attempts + 1))
+    assert life.timeline.count("attempt") >= len([a for a in attempts if a.outcome is not None])
     is_taken, is_doubted = any(a.is_accepted for a in attempts), any(a.is_open_doubt for a in attempts)
     assert (delivery.reason is not None) == (delivery.status in {Status.HELD, Status.FAILED})
     match delivery.status:
