@@ -123,7 +123,7 @@ async def test_what_a_test_key_sends_goes_out_with_a_short_lease_too(tmp_path: P
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(mailer.run)
             with anyio.fail_after(10):
-                while (stored := await storage.read(email.project, email.id)).delivery.status != "sent":
+                while (stored := await storage.read(Reach(email.project), email.id)).delivery.status != "sent":
                     pass
             mailer.stop()
         await mailer.aclose()
