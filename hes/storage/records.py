@@ -30,7 +30,7 @@ class Reach(Struct, frozen=True):
 
     project: str
     only_test: bool = False
-    """Only what goes to the outbox, whoever says otherwise."""
+    """Only test emails."""
     sender_domains: tuple[str, ...] = ()
     """Only what comes from one of these, in lower case. Empty: any."""
 

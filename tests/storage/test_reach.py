@@ -1,17 +1,20 @@
 """What is outside a reach is not found, left out and left alone, by every verb for emails that are there."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from msgspec.structs import replace
 
 from hes.errors import KeyReused, NotFound
 from hes.model import Address, Decision, EmailId, OnDoubt, Outcome
-from hes.storage.records import BatchItem, IdempotencyKey, ListQuery, NewEmail, Reach
+from hes.storage import migrations
+from hes.storage.records import Accepted, BatchItem, IdempotencyKey, ListQuery, NewEmail, Reach
 from hes.storage.sql import SqlStorage
 from hes.storage.storage import Storage
-from tests.storage.harness import SHOP, Bench, new_email, only_sql
+from tests.storage.harness import SHOP, Bench, Kind, new_email, only_sql, run
 
 SHOPS_TESTS = Reach("shop", only_test=True)
 BOUND = Reach("shop", sender_domains=("example.net", "example.org"))
@@ -196,3 +199,25 @@ async def test_an_edited_draft_is_of_who_edited_it_and_as_old_as_it_was(bench: B
     assert (before.written_by, after.written_by) == ("first", "second")
     assert (after.created_at, after.delivery.is_test) == (before.created_at, True)
     assert [one.written_by for one in (await sql.list(SHOP, ListQuery())).emails] == ["second"]
+
+
+@only_sql
+async def test_the_version_before_writes_beside_this_one(
+    bench: Bench, sql: SqlStorage, kind: Kind, tmp_path: Path
+) -> None:
+    """It says nothing of the key, and names the idempotency keys' primary key as it was."""
+    email_id = await bench.accept(key="7")
+    await run(sql, sa.text("UPDATE emails SET written_by = 'a key'"))
+
+    def back_and_forth(connection: sa.Connection) -> None:
+        migrations.downgrade(connection, "0006")
+        migrations.upgrade(connection)
+
+    await kind.on_schema(sql, tmp_path, back_and_forth)
+    stored = await sql.read(SHOP, email_id)
+    assert (stored.written_by, stored.subject) == (None, "Hi")
+    first = await sql.first_answer(SHOP, IdempotencyKey("7", b"request"), Accepted)
+    assert first is not None
+    assert first.id == email_id
+    again = "INSERT INTO idempotency (project, key, request_hash, answer, created_at) VALUES ('shop', '7', '', '', 0) "
+    await run(sql, sa.text(again + "ON CONFLICT (project, key) DO UPDATE SET created_at = excluded.created_at"))

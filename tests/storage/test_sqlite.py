@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hes.errors import ConfigError, StorageBroken, StorageUnavailable
 from hes.model import EmailId, OnDoubt, Outcome, Reason, Status
 from hes.storage import sqlite
-from hes.storage.records import Accepted, NewEmail
+from hes.storage.records import Accepted, ListQuery, NewEmail, Reach
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import SqliteDatabase, open_sqlite
 from tests.storage.harness import (
@@ -276,6 +276,17 @@ async def test_what_waits_is_counted_from_indexes_of_what_waits_only(sql: SqlSto
     assert [step for *_, step in plan if "deliveries" in step] == [
         "SCAN deliveries USING COVERING INDEX deliveries_expiring",
         "SCAN deliveries USING INDEX deliveries_leased",
+    ]
+
+
+async def test_tests_are_listed_from_an_index_of_theirs(sql: SqlStorage, tmp_path: Path) -> None:
+    asked = statements_of(sql._database._reader.sync_engine)  # type: ignore[attr-defined]
+    await sql.list(Reach("shop", only_test=True), ListQuery())
+    [statement] = [s for s in asked if "deliveries" in s]
+    with contextlib.closing(sqlite3.connect(sqlite_file(tmp_path))) as shell:
+        plan = shell.execute("EXPLAIN QUERY PLAN " + statement, [""] * statement.count("?")).fetchall()
+    assert [step for *_, step in plan if "B-TREE" in step or "deliveries" in step] == [
+        "SEARCH deliveries USING INDEX deliveries_test (project=?)"
     ]
 
 
