@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -44,14 +45,21 @@ from hes.storage.storage import Storage
 from hes.telemetry.telemetry import OFF, App, Telemetry
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
-from hes.web.desk import Budget, Desk, ReadHook, Readiness
+from hes.web.desk import Desk, Hook, ReadHook, Readiness
+from hes.web.memory_budget import MemoryBudget
 from hes.web.routes import answers, create_web
-from hes.web.throttle import Rates, WrongKeys
+from hes.web.throttle import Rates, WrongKeys, client_name
 
 BODY_BYTES_IN_HAND = 128 * 1024 * 1024
 """Of requests together that are being read or written to disk; each takes about three times its size in memory."""
+SMALL_BODY_BYTES_IN_HAND = 16 * 1024 * 1024
+"""Of small ones besides."""
+ANSWER_BYTES_IN_HAND = 128 * 1024 * 1024
+"""Of answers together that are being made or read by their callers, counted as what they are made of."""
+SMALL_ANSWER_BYTES_IN_HAND = 16 * 1024 * 1024
 EVENT_BYTES_IN_HAND = 32 * 1024 * 1024
 """Of providers' events likewise."""
+SMALL_EVENT_BYTES_IN_HAND = 8 * 1024 * 1024
 BODY_SECONDS = 30.0
 """How long the body of a request may take to come: the largest at a megabyte a second."""
 EVENTS_SECONDS = 10.0
@@ -182,29 +190,30 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
     return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
 
 
-def make_hooks(settings: Settings) -> dict[str, ReadHook]:
+def make_hooks(settings: Settings) -> dict[str, Hook]:
     """Of the providers that tell something and have a secret to know it by.
 
     Raises ConfigError: a secret can't be one.
     """
     found = {}
     for provider in settings.providers:
-        read_events, secret = REGISTRY[provider.kind].read_events, provider.webhook_secret
-        if read_events is not None and secret is not None:
-            found[provider.name] = _hook(read_events, secret)
-            _try_secret(provider.name, found[provider.name])
+        entry, secret = REGISTRY[provider.kind], provider.webhook_secret
+        if entry.read_events is not None and secret is not None:
+            read_hook = _read_hook(entry.read_events, secret)
+            _try_secret(provider.name, read_hook)
+            found[provider.name] = Hook(read_hook, entry.check_headers)
     return found
 
 
-def _hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
+def _read_hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
     # Revealed for each POST: it may stand in a file that changes.
     return lambda headers, body, at: read_events(headers, body, secret.reveal(), at)
 
 
-def _try_secret(name: str, hook: ReadHook) -> None:
+def _try_secret(name: str, read_hook: ReadHook) -> None:
     """By an empty POST, which is nothing that a provider signed."""
     try:
-        hook({}, b"", 0)
+        read_hook({}, b"", 0)
     except ConfigError as error:
         raise ConfigError(f"provider {name}: {error}") from None
     except (BadSignature, BadEvents):
@@ -268,9 +277,11 @@ def make_desk(
         on_doubt=settings.on_doubt,
         expires_in=settings.expires_in,
         max_body_bytes=settings.max_body_bytes,
-        bodies=Budget("emails", BODY_BYTES_IN_HAND, time.monotonic),
+        client_name=partial(client_name, trusted=settings.trusted_proxies),
+        bodies=MemoryBudget("emails", BODY_BYTES_IN_HAND, SMALL_BODY_BYTES_IN_HAND, time.monotonic),
         body_seconds=BODY_SECONDS,
-        events=Budget("events of providers", EVENT_BYTES_IN_HAND, time.monotonic),
+        answers=MemoryBudget("answers", ANSWER_BYTES_IN_HAND, SMALL_ANSWER_BYTES_IN_HAND, time.monotonic),
+        events=MemoryBudget("events of providers", EVENT_BYTES_IN_HAND, SMALL_EVENT_BYTES_IN_HAND, time.monotonic),
         events_seconds=EVENTS_SECONDS,
         attempt_timeout_limit=settings.longest_call_seconds,
     )

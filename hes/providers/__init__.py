@@ -8,7 +8,7 @@ from msgspec import Struct
 from hes.model import Clock
 from hes.provider_settings import Kind, ProviderSettings
 from hes.providers import mailgun_hook, resend_hook, sendgrid_hook
-from hes.providers.hook import ReadEvents
+from hes.providers.hook import CheckHeaders, ReadEvents
 from hes.providers.mailgun import Mailgun
 from hes.providers.outbox import Keep, Outbox
 from hes.providers.provider import Provider, Support
@@ -47,6 +47,8 @@ class Entry(Struct, frozen=True):
     support: Support
     read_events: ReadEvents | None = None
     """None: it tells nothing afterwards."""
+    check_headers: CheckHeaders = lambda _: None
+    """Of a vendor whose signature is in the body: all may be good."""
     replay_seconds: float = 0.0
     """As `Replays` has it; 0: it is none."""
     look_up_seconds: float = 0.0
@@ -55,10 +57,20 @@ class Entry(Struct, frozen=True):
 
 REGISTRY: Mapping[str, Entry] = {
     Kind.SENDGRID: Entry(
-        _sendgrid, SendGrid.support, sendgrid_hook.read_events, look_up_seconds=SendGrid.look_up_seconds
+        _sendgrid,
+        SendGrid.support,
+        sendgrid_hook.read_events,
+        sendgrid_hook.check_headers,
+        look_up_seconds=SendGrid.look_up_seconds,
     ),
     Kind.MAILGUN: Entry(_mailgun, Mailgun.support, mailgun_hook.read_events, look_up_seconds=Mailgun.look_up_seconds),
-    Kind.RESEND: Entry(_resend, Resend.support, resend_hook.read_events, replay_seconds=Resend.replay_seconds),
+    Kind.RESEND: Entry(
+        _resend,
+        Resend.support,
+        resend_hook.read_events,
+        resend_hook.check_headers,
+        replay_seconds=Resend.replay_seconds,
+    ),
     Kind.OUTBOX: Entry(_outbox, Outbox.support),
 }
 

@@ -47,6 +47,9 @@ ReadEvents = Callable[[Mapping[str, str], bytes, str, Millis], Told]
 Raises BadSignature, BadEvents, and before either of these ConfigError if the secret can't be one.
 """
 
+CheckHeaders = Callable[[Mapping[str, str]], None]
+"""Raises BadSignature if no body could make these headers a provider's: then nobody need read it."""
+
 
 def check_fresh(timestamp: str, now: Millis) -> None:
     """`timestamp`: Unix seconds, of which the signature is already known to be good."""

@@ -50,10 +50,7 @@ _KINDS = {
 def read_events(headers: Mapping[str, str], body: bytes, secret: str, now: Millis) -> Told:
     """A `ReadEvents`."""
     key = _key(secret)
-    event_id, timestamp = own_id(headers.get("svix-id")), headers.get("svix-timestamp")
-    signatures = headers.get("svix-signature")
-    if not (event_id and timestamp and signatures):
-        raise BadSignature("The signature is missing.")
+    event_id, timestamp, signatures = _signed(headers)
     signed = f"{event_id}.{timestamp}.".encode() + body
     expected = b"v1," + b64encode(hmac.digest(key, signed, "sha256"))
     # Several while a secret is being changed; one that fits is enough.
@@ -65,6 +62,19 @@ def read_events(headers: Mapping[str, str], body: bytes, secret: str, now: Milli
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadEvents("The body is no JSON object.") from None
     return Told((_read(event, event_id, now),))
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """A `CheckHeaders`."""
+    _signed(headers)
+
+
+def _signed(headers: Mapping[str, str]) -> tuple[str, str, str]:
+    event_id, timestamp = own_id(headers.get("svix-id")), headers.get("svix-timestamp")
+    signatures = headers.get("svix-signature")
+    if not (event_id and timestamp and signatures):
+        raise BadSignature("The signature is missing.")
+    return event_id, timestamp, signatures
 
 
 def _key(secret: str) -> bytes:

@@ -54,9 +54,7 @@ _KINDS = {
 def read_events(headers: Mapping[str, str], body: bytes, secret: str, now: Millis) -> Told:
     """A `ReadEvents`."""
     key = _public_key(secret)
-    signature, timestamp = headers.get(SIGNATURE), headers.get(TIMESTAMP)
-    if not signature or not timestamp:
-        raise BadSignature("The signature is missing. Is the signed event webhook switched on at SendGrid?")
+    signature, timestamp = _signed(headers)
     try:
         key.verify(b64decode(signature, validate=True), timestamp.encode() + body, ec.ECDSA(SHA256()))
     except (InvalidSignature, binascii.Error, ValueError):  # ValueError: not ASCII
@@ -67,6 +65,18 @@ def read_events(headers: Mapping[str, str], body: bytes, secret: str, now: Milli
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadEvents("The body is no JSON array of objects.") from None
     return Told(tuple(_read(event, now) for event in events))
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """A `CheckHeaders`."""
+    _signed(headers)
+
+
+def _signed(headers: Mapping[str, str]) -> tuple[str, str]:
+    signature, timestamp = headers.get(SIGNATURE), headers.get(TIMESTAMP)
+    if not signature or not timestamp:
+        raise BadSignature("The signature is missing. Is the signed event webhook switched on at SendGrid?")
+    return signature, timestamp
 
 
 @lru_cache(maxsize=16)

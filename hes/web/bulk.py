@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from hes.errors import FieldError, Invalid
 from hes.storage.records import ListQuery, Many
-from hes.web.auth import authorize
+from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.many import FILTERS, read_list_query
 from hes.web.paging import cursor_behind
-from hes.web.requests import read_body, read_object, read_query, require_json, to_decision
+from hes.web.requests import read_object, read_query, read_small_body, require_json, to_decision
 from hes.web.shape import below
 
 IN_A_BATCH = 100
@@ -44,7 +44,7 @@ class ManyView(Struct, frozen=True):
 )
 async def resolve_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> ManyView:
     principal = await authorize(desk.authenticator, request, "emails:send", "emails:read")
-    body = await _body(desk, request, "decision", "filter")
+    body = await _body(desk, request, principal, "decision", "filter")
     decision = to_decision(body.get("decision"))
     query = _read_filter(body)
     try:
@@ -67,14 +67,14 @@ async def resolve_emails(request: Request[Any, Any, Any], desk: NamedDependency[
 )
 async def cancel_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> ManyView:
     principal = await authorize(desk.authenticator, request, "emails:send")
-    query = _read_filter(await _body(desk, request, "filter"))
+    query = _read_filter(await _body(desk, request, principal, "filter"))
     return await _all(query, lambda some: desk.emails.cancel_many(principal.reach, some))
 
 
-async def _body(desk: Desk, request: Request[Any, Any, Any], *known: str) -> dict[str, Any]:
+async def _body(desk: Desk, request: Request[Any, Any, Any], principal: Principal, *known: str) -> dict[str, Any]:
     read_query(request.scope["query_string"])
     require_json(request.headers)
-    return read_object(await read_body(request, desk.body_seconds), *known)
+    return read_object(await read_small_body(request, desk, principal), *known)
 
 
 def _read_filter(body: dict[str, Any]) -> ListQuery:

@@ -1,28 +1,29 @@
 """What the handlers work with: one object, made by `hes.app`, handed to each of them."""
 
-import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
+from litestar import Request
 from msgspec import Struct
 
-from hes.errors import Overloaded
 from hes.model import Clock, Millis, OnDoubt, ProviderStatus
 from hes.storage.email_book import EmailBook
 from hes.storage.inbox import Inbox
 from hes.storage.key_records import Keys
 from hes.storage.storage import Storage
 from hes.told import Told
-from hes.web.auth import Authenticator
+from hes.web.auth import Authenticator, Principal
 from hes.web.backlog import Backlog
+from hes.web.memory_budget import Charge, MemoryBudget, Owner
 from hes.web.throttle import Rates
 
-QUIET_SECONDS = 60.0
-"""Between two lines in the log about the same budget that refuses."""
-
-_log = logging.getLogger("hes.web")
+PROJECT_SHARE = 1 / 2
+"""Of what the others leave of a budget. See `hes.web.memory_budget`."""
+ADDRESS_SHARE = 7 / 8
+"""Likewise of an address with keys. Larger than a project's: many may come through one proxy."""
+EVENTS_SHARE = 1 / 2
+"""Likewise of an address that sends events."""
 
 
 class Readiness:
@@ -30,52 +31,6 @@ class Readiness:
 
     def __init__(self) -> None:
         self.is_stopping = False
-
-
-class Budget:
-    """How many bytes of one kind may be in hand at once, from the first byte read until they are on disk."""
-
-    def __init__(self, of_what: str, total_bytes: int, monotonic: Callable[[], float]) -> None:
-        """`of_what`: for people, as in `emails`."""
-        self._of_what = of_what
-        self._total = total_bytes
-        self._monotonic = monotonic
-        self._held = 0
-        self._refused = 0
-        self._quiet_until = -math.inf
-
-    @contextmanager
-    def hold(self, count: int = 0) -> Iterator[Callable[[int], None]]:
-        """Hold so many bytes, and more by calling what it yields, until the end.
-
-        Both raise Overloaded if it is too much together with what others hold. One alone may be larger.
-        """
-        own = 0
-
-        def more(count: int) -> None:
-            nonlocal own
-            if self._held > own and self._held + count > self._total:
-                self._refuse()
-            self._held += count
-            own += count
-
-        try:
-            more(count)
-            yield more
-        finally:
-            self._held -= own
-
-    def _refuse(self) -> NoReturn:
-        self._refused += 1
-        now = self._monotonic()
-        if now >= self._quiet_until:
-            _log.warning(
-                "%s are refused with 503, %d since the last such line: %d bytes of them are in hand, of at most %d",
-                *(self._of_what, self._refused, self._held, self._total),
-            )
-            self._refused = 0
-            self._quiet_until = now + QUIET_SECONDS
-        raise Overloaded(f"HES has as many {self._of_what} in hand as fit into its memory")
 
 
 class Gates(Protocol):
@@ -94,6 +49,14 @@ ReadHook = Callable[[Mapping[str, str], bytes, Millis], Told]
 """Headers, the body as it came, and the time. Raises CallerError if it is not the provider's word, ConfigError."""
 
 
+class Hook(Struct, frozen=True):
+    """Takes the events of one provider."""
+
+    read_events: ReadHook
+    check_headers: Callable[[Mapping[str, str]], None] = lambda _: None
+    """Before the body is read. Raises CallerError if it can't be the provider's word, whatever the body is."""
+
+
 class Desk(Struct, frozen=True, kw_only=True):
     """Parts, and the settings that hold where the caller says nothing."""
 
@@ -102,7 +65,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     authenticator: Authenticator
     keys: Keys
     inbox: Inbox
-    hooks: Mapping[str, ReadHook]
+    hooks: Mapping[str, Hook]
     """By the name of the provider whose events are taken."""
     rates: Rates
     backlog: Backlog
@@ -119,10 +82,29 @@ class Desk(Struct, frozen=True, kw_only=True):
     expires_in: int
     attempt_timeout_limit: float
     max_body_bytes: int
-    bodies: Budget
+    client_name: Callable[[Request[Any, Any, Any]], str]
+    """What the client of a request is counted under: `hes.web.throttle.client_name`."""
+    bodies: MemoryBudget
     """Of whoever has a key."""
     body_seconds: float
     """How long a body may take to come."""
-    events: Budget
+    answers: MemoryBudget
+    """To whoever has a key: what is read from the storage, until it is written to the connection."""
+    events: MemoryBudget
     """Of providers' events, which are read before anybody knows whose they are: they can't use up what emails need."""
     events_seconds: float
+
+    def owners(self, request: Request[Any, Any, Any], principal: Principal) -> tuple[Owner, Owner]:
+        """Whose bytes those of a request are."""
+        address = self.client_name(request)
+        return Owner(f"project {principal.project}", PROJECT_SHARE), Owner(f"address {address}", ADDRESS_SHARE)
+
+    def hold_body(
+        self, request: Request[Any, Any, Any], principal: Principal, count: int = 0
+    ) -> AbstractContextManager[Charge]:
+        """Around reading a body and doing what it asks for. `count`: so many bytes are read besides."""
+        return self.bodies.hold(*self.owners(request, principal), count=count)
+
+    def hold_events(self, request: Request[Any, Any, Any]) -> AbstractContextManager[Charge]:
+        """Likewise around providers' events. Who sends them is not known before they are read: only from where."""
+        return self.events.hold(Owner(f"address {self.client_name(request)}", EVENTS_SHARE))

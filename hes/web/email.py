@@ -15,6 +15,7 @@ from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.draft import Changes, edited, read_changes
 from hes.web.emails import check_submission, new_email
+from hes.web.held_answers import HeldAnswer, HeldAnswers
 from hes.web.requests import (
     read_body,
     read_email_id,
@@ -23,6 +24,7 @@ from hes.web.requests import (
     read_query,
     read_resolve,
     read_send_request,
+    read_small_body,
     require_json,
 )
 from hes.web.views import EmailState, EmailView, email_state, email_view
@@ -32,6 +34,7 @@ from hes.web.views import EmailState, EmailView, email_state, email_view
     "/emails/{email_id:str}",
     operation_id="getEmail",
     summary="One email with its attempts and its timeline",
+    middleware=[HeldAnswers()],
     response_description="The email",
     responses=problems(401, 403, 404, 422, 503),
 )
@@ -42,9 +45,15 @@ async def get_email(
     include = read_query(request.scope["query_string"], "include").get("include")
     if include not in {None, "content"}:
         raise Invalid("`include` takes only `content`.", [FieldError("include", "must be `content`")])
-    with_content = include == "content"
-    stored = await desk.storage.read(principal.reach, read_email_id(email_id), with_content=with_content)
-    return Response(email_view(stored, with_content=with_content), headers=_version_of(stored))
+    id_ = read_email_id(email_id)
+    stored = await desk.storage.read(principal.reach, id_)
+    if include is None:
+        view, answer = email_view(stored), HeldAnswer(desk, request, principal)
+    else:
+        answer = HeldAnswer(desk, request, principal, stored.delivery.size_bytes)
+        stored = await desk.storage.read(principal.reach, id_, with_content=True)
+        view = email_view(stored, with_content=True)
+    return answer.of(view, _version_of(stored))
 
 
 async def _answer(
@@ -92,7 +101,7 @@ async def cancel_email(
 ) -> Response[EmailView | EmailState]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
-    read_nothing(request.headers, await read_body(request, desk.body_seconds))
+    read_nothing(request.headers, await read_small_body(request, desk, principal))
     id_ = read_email_id(email_id)
     await desk.storage.cancel(principal.reach, id_)
     return await _answer(desk, principal, id_)
@@ -114,7 +123,7 @@ async def resolve_email(
     principal = await authorize(desk.authenticator, request, "emails:send", "emails:read")
     read_query(request.scope["query_string"])
     require_json(request.headers)
-    decision = read_resolve(await read_body(request, desk.body_seconds))
+    decision = read_resolve(await read_small_body(request, desk, principal))
     id_ = read_email_id(email_id)
     await desk.storage.resolve(principal.reach, id_, decision, principal.key_id)
     desk.wake()
@@ -137,7 +146,7 @@ async def send_again(
 ) -> Response[EmailView | EmailState]:
     principal = await authorize(desk.authenticator, request, "emails:send")
     read_query(request.scope["query_string"])
-    send_at = read_send_request(request.headers, await read_body(request, desk.body_seconds), desk.clock())
+    send_at = read_send_request(request.headers, await read_small_body(request, desk, principal), desk.clock())
     id_ = read_email_id(email_id)
     stored = await desk.storage.read(principal.reach, id_)
     _check_is_own_draft(principal, stored)
@@ -169,16 +178,21 @@ async def edit_email(
     version = read_if_match(request.headers.getall("if-match", []))
     require_json(request.headers)
     id_ = read_email_id(email_id)
-    with desk.bodies.hold() as charge:
+    with desk.hold_body(request, principal) as charge:
         changes = read_changes(await read_body(request, desk.body_seconds, charge), desk.clock())
-        while not await _is_changed(desk, principal, id_, changes, version):
+        while not await _is_changed(desk, request, principal, id_, changes, version):
             pass  # somebody else changed it meanwhile: theirs first, then this
     desk.wake()
     return await _answer(desk, principal, id_)
 
 
 async def _is_changed(
-    desk: Desk, principal: Principal, email_id: EmailId, changes: Changes, version: int | None
+    desk: Desk,
+    request: Request[Any, Any, Any],
+    principal: Principal,
+    email_id: EmailId,
+    changes: Changes,
+    version: int | None,
 ) -> bool:
     """False: it is another one by now than the one that was read, and the caller does not mind which one it is."""
     stored = await desk.storage.read(principal.reach, email_id)
@@ -187,7 +201,7 @@ async def _is_changed(
     if delivery.status is not Status.DRAFT:
         await desk.emails.reschedule(principal.reach, email_id, changes.to_what_is_scheduled(delivery.status), version)
         return True
-    with desk.bodies.hold(delivery.size_bytes):
+    with desk.hold_body(request, principal, delivery.size_bytes):
         stored = await desk.storage.read(principal.reach, email_id, with_content=True)
         _check_is_own_draft(principal, stored)  # another may have written it meanwhile
         if stored.email is None:

@@ -43,7 +43,7 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
-    with desk.bodies.hold() as charge:
+    with desk.hold_body(request, principal) as charge:
         raw = await read_body(request, desk.body_seconds, charge)
         submission = check_submission(desk, principal, decode(raw))
         desk.rates.spend(principal)

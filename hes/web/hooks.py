@@ -39,13 +39,14 @@ class EventsView(Struct, frozen=True):
 async def take_events(
     provider_name: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> EventsView:
-    read_events = desk.hooks.get(provider_name)
-    if read_events is None:
+    hook = desk.hooks.get(provider_name)
+    if hook is None:
         raise NotFound("There is no provider of that name whose events are taken; it needs a webhook_secret.")
-    with desk.events.hold() as charge:
+    hook.check_headers(request.headers)
+    with desk.hold_events(request) as charge:
         raw = await read_body(request, desk.events_seconds, charge)
         try:
-            told = read_events(request.headers, raw, desk.clock())
+            told = hook.read_events(request.headers, raw, desk.clock())
         except ConfigError as error:
             _log.error("provider %s: %s", provider_name, error)
             raise Overloaded("HES can't check events of this provider as it is configured") from None

@@ -18,11 +18,11 @@ from hes.web.key_form import digest_of, new_key, prefix
 from hes.web.key_request import WantedKey, read_key_request
 from hes.web.paging import PARAMETERS, USUAL_IN_PAGE, cursor_behind, read_cursor, read_limit
 from hes.web.requests import (
-    read_body,
     read_key_id,
     read_nothing,
     read_parameter,
     read_query,
+    read_small_body,
     refuse_wrong,
     require_json,
 )
@@ -78,7 +78,8 @@ async def create_key(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     principal = await authorize(desk.authenticator, request, "admin")
     read_query(request.scope["query_string"])
     require_json(request.headers)
-    wanted = read_key_request(await read_body(request, desk.body_seconds), desk.clock(), outbox_only=desk.outbox_only)
+    raw = await read_small_body(request, desk, principal)
+    wanted = read_key_request(raw, desk.clock(), outbox_only=desk.outbox_only)
     project = wanted.project or principal.project
     _check_may_give(principal, wanted, project)
     wanted = _inherited(principal, wanted)
@@ -134,7 +135,7 @@ async def list_keys(request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 async def revoke_key(key_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> KeyView:
     principal = await authorize(desk.authenticator, request, "admin")
     read_query(request.scope["query_string"])
-    read_nothing(request.headers, await read_body(request, desk.body_seconds))
+    read_nothing(request.headers, await read_small_body(request, desk, principal))
     id_ = read_key_id(key_id)
     await _check_may_revoke(desk, principal, id_)
     key = await desk.keys.revoke(_projects(principal), id_, principal.key_id)

@@ -19,6 +19,7 @@ from hes.web.auth import Principal, authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.emails import check_submission, new_email
+from hes.web.held_answers import HeldAnswer, HeldAnswers
 from hes.web.paging import PARAMETERS, USUAL_IN_PAGE, cursor_behind, read_cursor, read_limit
 from hes.web.problems import Problem, problem_of
 from hes.web.requests import read_body, read_idempotency_key, read_parameter, read_query, refuse_wrong, require_json
@@ -66,14 +67,16 @@ class BatchView(Struct, frozen=True):
     "/emails",
     operation_id="listEmails",
     summary="Emails, newest first",
+    middleware=[HeldAnswers()],
     response_description="A page of emails",
     responses=problems(401, 403, 422, 503),
 )
-async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> EmailPage:
+async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[EmailPage]:
     principal = await authorize(desk.authenticator, request, "emails:read")
     page = await desk.emails.list(principal.reach, read_list_query(read_query(request.scope["query_string"], *FILTERS)))
     last = page.emails[-1].delivery.email_id if page.more else None
-    return EmailPage([email_summary(one) for one in page.emails], cursor_behind(last) if last else None)
+    view = EmailPage([email_summary(one) for one in page.emails], cursor_behind(last) if last else None)
+    return HeldAnswer(desk, request, principal).of(view)
 
 
 def read_list_query(given: dict[str, str]) -> ListQuery:
@@ -128,7 +131,7 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     read_query(request.scope["query_string"])
     key = read_idempotency_key(request.headers.getall("idempotency-key", []))
     require_json(request.headers)
-    with desk.bodies.hold() as charge:
+    with desk.hold_body(request, principal) as charge:
         raw = await read_body(request, desk.body_seconds, charge)
         items = await _read_items(desk, principal, _read_batch(raw))
         desk.rates.spend(principal, sum(isinstance(item, NewEmail) for item in items))

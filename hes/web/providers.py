@@ -12,7 +12,7 @@ from hes.model import GateState, GateStatus, Node, ProviderStatus
 from hes.web.auth import authorize
 from hes.web.desk import Desk
 from hes.web.documents import problems
-from hes.web.requests import read_body, read_nothing, read_query
+from hes.web.requests import read_nothing, read_query, read_small_body
 from hes.web.views import Time, rfc3339, rfc3339_or_none
 
 
@@ -138,7 +138,7 @@ async def _turn(
 ) -> ProviderView:
     principal = await authorize(desk.authenticator, request, "providers")
     read_query(request.scope["query_string"])
-    read_nothing(request.headers, await read_body(request, desk.body_seconds))
+    read_nothing(request.headers, await read_small_body(request, desk, principal))
     if principal.test:
         raise Forbidden("A test key sends nothing through providers, so it can't pause, resume or reset one.")
     if name not in desk.provider_names:

@@ -13,6 +13,9 @@ from msgspec import Struct
 
 from hes.errors import FieldError, Invalid, NotFound, TooSlow, Unreadable, UnsupportedType
 from hes.model import Decision, EmailId, Millis
+from hes.web.auth import Principal
+from hes.web.desk import Desk
+from hes.web.memory_budget import Charge
 from hes.web.shape import MAX_ERRORS, below, unreadable
 from hes.web.times import read_send_at
 
@@ -57,9 +60,7 @@ def require_json(headers: Headers) -> None:
         raise UnsupportedType("Compressed bodies are not taken; send it without `Content-Encoding`.")
 
 
-async def read_body(
-    request: Request[Any, Any, Any], seconds: float, charge: Callable[[int], None] = lambda _: None
-) -> bytes:
+async def read_body(request: Request[Any, Any, Any], seconds: float, charge: Charge) -> bytes:
     """The whole body, which has so many seconds to come, however slowly.
 
     `charge`: is told how many bytes came, before they are kept. Not what was announced: to announce costs nothing.
@@ -74,6 +75,12 @@ async def read_body(
     except TimeoutError:
         raise TooSlow(f"The body did not come within {seconds:g} seconds.") from None
     return b"".join(parts)
+
+
+async def read_small_body(request: Request[Any, Any, Any], desk: Desk, principal: Principal) -> bytes:
+    """Likewise one that is not kept: what it asks for takes no memory to speak of."""
+    with desk.hold_body(request, principal) as charge:
+        return await read_body(request, desk.body_seconds, charge)
 
 
 def read_idempotency_key(values: Sequence[str]) -> str | None:

@@ -56,23 +56,17 @@ class WrongKeys:
 
     def refuse(self, request: Request[Any, Any, Any]) -> None:
         """Raises TooMany if there were too many wrong keys from the client's address."""
-        if wait := self._wait(self._name(request)):
+        if wait := self._wait(client_name(request, self._trusted)):
             raise TooMany("Too many wrong keys came from this address.", wait)
 
     def count(self, request: Request[Any, Any, Any]) -> None:
         """There was one more. An empty bucket stays as it is: those that were under way together are no debt."""
-        name = self._name(request)
+        name = client_name(request, self._trusted)
         if not self._wait(name):
             self._buckets.take(name, WRONG_KEYS_PER_SECOND)
 
     def _wait(self, name: str) -> float:
         return self._buckets.wait_seconds(name, WRONG_KEYS_PER_SECOND, WRONG_KEYS_AT_ONCE)
-
-    def _name(self, request: Request[Any, Any, Any]) -> str:
-        address = client_address(request, self._trusted)
-        if isinstance(address, IPv6Address):
-            return str(ip_network((address, 64), strict=False))  # what one customer gets: all of it is one client
-        return str(address or _NOWHERE)
 
 
 class Rates:
@@ -92,6 +86,14 @@ class Rates:
         if wait := self._buckets.wait_seconds(principal.key_id, rate, max(1.0, rate), count):
             raise TooMany(f"This key may send {rate:g} emails a second.", wait)
         self._buckets.take(principal.key_id, rate, count)
+
+
+def client_name(request: Request[Any, Any, Any], trusted: tuple[Network, ...]) -> str:
+    """What a client is counted under: its address."""
+    address = client_address(request, trusted)
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, 64), strict=False))  # what one customer gets: all of it is one client
+    return str(address or _NOWHERE)
 
 
 def client_address(request: Request[Any, Any, Any], trusted: tuple[Network, ...]) -> IpAddress | None:

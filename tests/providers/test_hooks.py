@@ -112,6 +112,17 @@ def test_an_event_is_told_in_our_words(case: Case) -> None:
     assert event.dedup_id
 
 
+def test_a_signature_that_is_not_in_the_headers_is_missed_before_the_body_is_read(case: Case) -> None:
+    """Mailgun's is in the body: there its headers tell nothing."""
+    check_headers = REGISTRY[case.kind].check_headers
+    headers, _ = case.hook.post(case.delivered, AT)
+    check_headers(CIMultiDict(headers))
+    for name in headers:
+        with pytest.raises(BadSignature, match="signature is missing"):
+            check_headers(CIMultiDict({other: value for other, value in headers.items() if other != name}))
+    assert bool(headers) == (case.kind is not Kind.MAILGUN)
+
+
 def test_headers_that_ignore_case_do_as_well(case: Case) -> None:
     read_events = REGISTRY[case.kind].read_events
     assert read_events is not None

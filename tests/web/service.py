@@ -6,11 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import sqlalchemy as sa
+from litestar import Litestar
 from msgspec.structs import replace
 
 from hes.case import Rules
@@ -37,11 +39,12 @@ from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
-from hes.web.desk import Budget, Desk, ReadHook, Readiness
+from hes.web.desk import Desk, Hook, Readiness
 from hes.web.hooks import HOOK_BODY_BYTES
+from hes.web.memory_budget import SMALL_BYTES, MemoryBudget
 from hes.web.problems import MEDIA_TYPE
 from hes.web.routes import create_web
-from hes.web.throttle import Rates, WrongKeys
+from hes.web.throttle import Rates, WrongKeys, client_name
 from tests.fakes.hooks import MailgunHook
 
 KEY = "bootstrap-key-of-more-than-32-characters"
@@ -104,9 +107,7 @@ def a_status(name: str, state: GateState, **fields: Any) -> GateStatus:
 
 
 MAILGUN_HOOK = MailgunHook()
-HOOKS: dict[str, ReadHook] = {
-    "one": lambda headers, body, at: mailgun_hook.read_events(headers, body, MAILGUN_HOOK.secret, at)
-}
+HOOKS = {"one": Hook(lambda headers, body, at: mailgun_hook.read_events(headers, body, MAILGUN_HOOK.secret, at))}
 
 
 class Service:
@@ -137,9 +138,11 @@ class Service:
             expires_in=86_400,
             attempt_timeout_limit=18.0,
             max_body_bytes=MAX_BODY_BYTES,
-            bodies=Budget("emails", 2 * MAX_BODY_BYTES, time.monotonic),
+            client_name=partial(client_name, trusted=()),
+            bodies=MemoryBudget("emails", 4 * MAX_BODY_BYTES, 10 * SMALL_BYTES, time.monotonic),
             body_seconds=30.0,
-            events=Budget("events of providers", 2 * HOOK_BODY_BYTES, time.monotonic),
+            answers=MemoryBudget("answers", 4 * MAX_BODY_BYTES, 10 * SMALL_BYTES, time.monotonic),
+            events=MemoryBudget("events of providers", 4 * HOOK_BODY_BYTES, 10 * SMALL_BYTES, time.monotonic),
             events_seconds=10.0,
         )
 
@@ -148,12 +151,15 @@ class Service:
     def _wake(self) -> None:
         self.wakes += 1
 
+    def app_with(self, desk: dict[str, Any] | None) -> Litestar:
+        """`desk`: parts of it that are others."""
+        return create_web(replace(self.desk, **desk)) if desk else self._app
+
     async def ask(
         self, method: str, path: str, *, key: str | None = KEY, desk: dict[str, Any] | None = None, **sent: Any
     ) -> httpx.Response:
         """One request. `desk`: parts of the desk that are others this once."""
-        app = create_web(replace(self.desk, **desk)) if desk else self._app
-        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=self.app_with(desk))  # type: ignore[arg-type]
         auth = [] if key is None else [("Authorization", f"Bearer {key}")]
         headers = sent.pop("headers", {})
         headers = [*auth, *(headers.items() if isinstance(headers, dict) else headers)]

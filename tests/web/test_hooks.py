@@ -1,16 +1,19 @@
 """POST /hooks/{name}: whose word is taken, and what is answered. The signatures have tests at the providers."""
 
 import time
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import anyio
 import pytest
 
-from hes.errors import ConfigError, StorageUnavailable
+from hes.errors import ConfigError, NotAuthenticated, StorageUnavailable
 from hes.storage.inbox import Taken
 from hes.told import Told
+from hes.web.desk import Hook
 from hes.web.hooks import HOOK_BODY_BYTES
 from tests.fakes.hooks import Post
-from tests.web.service import MAILGUN_HOOK, Service, problem_in
+from tests.web.service import HOOKS, MAILGUN_HOOK, Service, problem_in
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +67,51 @@ async def test_a_wrong_signature_is_a_401_and_nothing_is_kept(hes: Service) -> N
     assert hes.count_rows()["provider_events"] == 0
 
 
+async def test_without_its_header_the_body_is_not_even_read(hes: Service) -> None:
+    def check(headers: Mapping[str, str]) -> None:
+        if "signature" not in headers:
+            raise NotAuthenticated("The signature is missing.")
+
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(b"{}")
+        yield b"{}"
+
+    hooks = {"hooks": {"one": Hook(HOOKS["one"].read_events, check)}}
+    problem_in(await hes.ask("POST", "/hooks/one", key=None, content=body(), desk=hooks), 401)
+    assert not read
+    headers, signed_body = signed()
+    assert (await post(hes, (headers | {"Signature": "x"}, signed_body), desk=hooks)).status_code == 200
+
+
+async def test_the_bodies_of_one_address_leave_room_for_others(hes: Service) -> None:
+    """And small ones of its own."""
+    unfinished = b" " * (HOOK_BODY_BYTES // 2)
+    large = (headers := signed()[0], unfinished + signed()[1])
+
+    async def body() -> AsyncIterator[bytes]:
+        yield unfinished
+        await anyio.sleep_forever()
+
+    statuses: list[int] = []
+
+    async def begin() -> None:
+        answer = await hes.ask("POST", "/hooks/one", key=None, headers=headers, content=body())
+        statuses.append(answer.status_code)
+
+    from_elsewhere = {"client_name": lambda _: "elsewhere"}
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(begin)
+        await anyio.wait_all_tasks_blocked()
+        assert statuses == [503] * 4
+        problem_in(await post(hes, large), 503)
+        assert (await post(hes, signed())).status_code == 200
+        assert (await post(hes, large, desk=from_elsewhere)).status_code == 200
+        tasks.cancel_scope.cancel()
+
+
 async def test_what_is_no_event_is_a_400(hes: Service) -> None:
     problem_in(await post(hes, ({}, b"{")), 400)
 
@@ -91,4 +139,4 @@ async def test_a_secret_that_can_be_none_is_no_fault_of_the_providers(hes: Servi
     def read(*_: object) -> Told:
         raise ConfigError("webhook_secret is none")
 
-    problem_in(await post(hes, signed(), desk={"hooks": {"one": read}}), 503)
+    problem_in(await post(hes, signed(), desk={"hooks": {"one": Hook(read)}}), 503)
