@@ -5,12 +5,13 @@ likes. Bodies have their bounds in the handlers (`hes.web.requests.read_body`).
 """
 
 from asyncio import TimerHandle, Transport
-from typing import Any
+from http import HTTPStatus
+from typing import Any, NoReturn
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from hes.errors import CallerError
+from hes.errors import CallerError, Unreadable
+from hes.web.answers import BoundedAnswers
 from hes.web.problems import MEDIA_TYPE, problem_of
 
 HEAD_BYTES = 64 * 1024
@@ -21,20 +22,19 @@ class HeadTooLarge(CallerError):
     status, title = 431, "Head too large"
 
 
-def _answer() -> bytes:
-    body = msgspec.json.encode(problem_of(HeadTooLarge(f"Line and headers take more than {HEAD_BYTES} bytes.")))
-    head = (
-        "HTTP/1.1 431 Request Header Fields Too Large\r\n"
-        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+class ParserStoppedError(Exception):
+    """Goes through the parser to whoever feeds it."""
 
 
-_ANSWER = _answer()
+_TOO_LARGE = HeadTooLarge(f"Line and headers take more than {HEAD_BYTES} bytes.")
+_NOT_ONE_HOST = Unreadable("A request has one `Host` header, neither none nor several (RFC 9112, section 3.2).")
+_NO_HTTP = Unreadable("This is no request of HTTP/1.1 (RFC 9112).")
 
 
-class BoundedHeads(HttpToolsProtocol):
+class BoundedHeads(BoundedAnswers):
     """One connection. A head that is larger is answered 431, one that is not whole in time is not; both end it.
+
+    So does a head that can be read in two ways, since a proxy may have read it in the other one: 400.
 
     Trailers behind a body count as part of the head: they are kept with it. A connection on which nothing was asked yet
     is idle, and ends as idle ones do.
@@ -50,6 +50,8 @@ class BoundedHeads(HttpToolsProtocol):
         self._unparsed = 0
         """Bytes since the parser last told anything: it keeps an unfinished line itself."""
         self._in_body = False
+        self._refusal: CallerError = _NO_HTTP
+        """Of what the parser did not take."""
         self._head_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # TCP and TLS only, as uvicorn's own
@@ -61,19 +63,18 @@ class BoundedHeads(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.is_ending:
+            return
         if not self._in_body:
             self._start_timer()  # also for what is no head yet: empty lines may stand before one
         self._unparsed += len(data)
         super().data_received(data)
         if self._unparsed > HEAD_BYTES and not self.transport.is_closing():
-            self._refuse()
+            self._refuse(_TOO_LARGE)
 
-    def send_400_response(self, msg: str) -> None:
-        """Also what uvicorn does after `_count` stopped the parser."""
-        if self._head_bytes > HEAD_BYTES:
-            self._refuse()
-        else:
-            super().send_400_response(msg)
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (always the same)
+        """What uvicorn does when the parser has stopped, also when `_stop` made it."""
+        self._refuse(self._refusal)
 
     # What the parser tells, as it reads.
 
@@ -92,6 +93,9 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+            self._stop(_NOT_ONE_HOST)
         self._in_body = True
         self._end_timer()
         super().on_headers_complete()
@@ -115,7 +119,12 @@ class BoundedHeads(HttpToolsProtocol):
         self._unparsed = 0
         self._head_bytes += count
         if self._head_bytes > HEAD_BYTES:
-            raise HeadTooLarge("")  # the parser stops, and nothing of this request is begun
+            self._stop(_TOO_LARGE)
+
+    def _stop(self, refusal: CallerError) -> NoReturn:
+        """The parser stops, and nothing of this request is begun."""
+        self._refusal = refusal
+        raise ParserStoppedError
 
     def _start_timer(self) -> None:
         if self._head_timer is None:
@@ -128,16 +137,26 @@ class BoundedHeads(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         self._head_timer = None
-        if self._is_answering():
+        if self.is_answering():
             self._start_timer()  # meanwhile nothing is read, so the rest may have come long ago
         else:
-            self.transport.close()
+            self.close()
 
-    def _refuse(self) -> None:
-        if not self._is_answering():  # an answer in the middle of another would be read as part of it
-            self.transport.write(_ANSWER)
-        self.transport.close()
+    def _refuse(self, refusal: CallerError) -> None:
+        if self.is_ending:
+            return
+        if self.is_answering():  # an answer in the middle of another would be read as part of it
+            self.close()
+        else:
+            self.transport.write(_last_answer(refusal))
+            self.linger()
 
-    def _is_answering(self) -> bool:
-        """Whether an earlier request on this connection is still worked on."""
-        return bool(self.cycle) and not self.cycle.response_complete  # None until the first
+
+def _last_answer(refusal: CallerError) -> bytes:
+    body = msgspec.json.encode(problem_of(refusal))
+    phrase = HTTPStatus(refusal.status).phrase
+    head = (
+        f"HTTP/1.1 {refusal.status} {phrase}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -135,6 +135,39 @@ async def test_whatever_has_no_end_is_refused_before_it_ends(parts: tuple[bytes,
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
+        "GET / HTTP/1.\u0661\r\nHost: a\r\n\r\n".encode(),
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n folded: x\r\n\r\n",
+    ],
+)
+async def test_what_can_be_read_in_two_ways_is_a_400_and_the_end(head: bytes) -> None:
+    """Also for a second request, of which a proxy knows nothing, right behind it."""
+    async with served(Patient) as port:
+        told = await asked(port, head + GET)
+    head, _, body = told.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert head.endswith(b"\r\nconnection: close")
+    assert json.loads(body)["type"] == "urn:hes:problem:unreadable", "and nothing behind it"
+
+
+async def test_http_1_0_needs_no_host() -> None:
+    async with served(Patient) as port:
+        assert b"200 OK" in await asked(port, b"GET / HTTP/1.0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
     "trailers", [[b"a: " + b"y" * 1000 + b"\r\n"] * 100, [b"a: ", *[b"y" * 1000] * 300]], ids=["many", "endless"]
 )
 async def test_trailers_count_too(trailers: list[bytes]) -> None:
