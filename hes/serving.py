@@ -26,8 +26,8 @@ from hes.settings import Settings
 from hes.start_warnings import start_warnings
 from hes.storage.sql import SqlStorage
 from hes.telemetry.telemetry import OFF, App, Telemetry
+from hes.web.connections import BoundedConnections, UnknownConnections, most_unknown
 from hes.web.desk import Readiness
-from hes.web.heads import BoundedHeads
 
 _log = logging.getLogger("hes")
 
@@ -174,9 +174,12 @@ async def _give_up_at_second(signals: AsyncIterator[signal.Signals]) -> None:
 
 
 def _uvicorn_config(web: App, settings: Settings) -> uvicorn.Config:
+    class Connection(BoundedConnections):
+        unknown = UnknownConnections(most_unknown(), settings.trusted_proxies)
+
     return uvicorn.Config(
         web,
-        http=BoundedHeads,
+        http=Connection,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # whose X-Forwarded-For is believed: hes.web.throttle

@@ -59,7 +59,8 @@ MAY_IMPORT = {
     "node": f"mailer model settings {KINDLESS} storage.hints",
     "app": "hes",  # everything: it wires the parts. only serving, cli and tests import it
     "workers": "",  # processes of one serve: knows nothing of what they do
-    "serving": "app errors ids model settings start_warnings storage.sql telemetry web.desk web.heads",  # its life
+    # A process's life.
+    "serving": "app errors ids model settings start_warnings storage.sql telemetry web.connections web.desk",
     "__main__": "cli errors",
 }
 ONLY_IN = {

@@ -6,6 +6,7 @@ refused for its shape, only because its hash is not known. Which keys there are:
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol, get_args
 
 from litestar import Request
@@ -21,6 +22,10 @@ ALL_SCOPES: Final[frozenset[KeyScope]] = frozenset(get_args(KeyScope))
 
 _MAX_HEADER = 4096
 _CHALLENGE = {"WWW-Authenticate": 'Bearer, Basic realm="hes"'}
+
+
+BECAME_KNOWN: Final = "hes_became_known"
+"""Under this the server puts a function into the scope of a request, to be told that its connection is somebody's."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):
@@ -98,12 +103,20 @@ def _basic(credentials: bytes) -> tuple[bytes, ...]:
     return user, password
 
 
+def has_become_known(request: Request[Any, Any, Any]) -> None:
+    """Whoever makes this request has shown a key, or a provider's signature. See `hes.web.connections`."""
+    tell: Callable[[], None] | None = request.scope.get(BECAME_KNOWN)  # type: ignore[assignment]  # a key of ours
+    if tell is not None:
+        tell()
+
+
 async def authorize(authenticator: Authenticator, request: Request[Any, Any, Any], *scopes: KeyScope) -> Principal:
     """Who is calling, if that one has all these scopes.
 
     Raises: NotAuthenticated, TooMany, Forbidden, StorageUnavailable.
     """
     principal = await authenticator(request)
+    has_become_known(request)
     for scope in scopes:
         if not principal.allow(scope):
             raise Forbidden(f"This key lacks the scope `{scope}`.")

@@ -9,6 +9,7 @@ from litestar.params import FromPath
 from msgspec import Struct
 
 from hes.errors import ConfigError, NotFound, Overloaded
+from hes.web.auth import has_become_known
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.health import NO_KEY
@@ -50,6 +51,7 @@ async def take_events(
         except ConfigError as error:
             _log.error("provider %s: %s", provider_name, error)
             raise Overloaded("HES can't check events of this provider as it is configured") from None
+        has_become_known(request)
         taken = await desk.inbox.take(provider_name, told)
     if taken.waiting:
         _log.info("%d events of %s wait for the email that they are about", taken.waiting, provider_name)

@@ -98,10 +98,10 @@ def client_name(request: Request[Any, Any, Any], trusted: tuple[Network, ...]) -
 
 def client_address(request: Request[Any, Any, Any], trusted: tuple[Network, ...]) -> IpAddress | None:
     """Where a request comes from. `X-Forwarded-For` is read from its end, as far as trusted proxies wrote it."""
-    address = _address(request.client.host) if request.client else None
+    address = read_address(request.client.host) if request.client else None
     hops = _hops(request) if trusted else iter(())
     while address is not None and any(address in network for network in trusted):
-        before = _address(next(hops, ""))
+        before = read_address(next(hops, ""))
         if before is None:
             break
         address = before
@@ -113,7 +113,8 @@ def _hops(request: Request[Any, Any, Any]) -> Iterator[str]:
     return reversed([hop.strip() for hop in ",".join(lines).split(",")])
 
 
-def _address(text: str) -> IpAddress | None:
+def read_address(text: str) -> IpAddress | None:
+    """None: it is none."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -15,7 +15,7 @@ from tests.web.test_heads import GET, PATIENCE_SECONDS, Patient, asked, connecte
 
 pytestmark = pytest.mark.anyio
 
-HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nxx"
+HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000\r\n\r\nxx"
 LARGE = bytes(range(256)) * 40_000
 """More than the buffers of two sockets take."""
 
@@ -106,7 +106,7 @@ async def test_who_goes_on_sending_is_cut_and_reads_the_answer_before() -> None:
 
 async def test_what_comes_behind_the_last_answer_is_not_answered() -> None:
     async with served(Slow, refuse) as port, connected(port) as stream:
-        await stream.send(HALF.replace(b"1000000000", b"3"))
+        await stream.send(HALF.replace(b"1000000000000000", b"3"))
         assert (await stream.receive()).startswith(b"HTTP/1.1 401")
         await stream.send(b"x" + GET)
         assert b"HTTP" not in await rest(stream)
