@@ -1,6 +1,6 @@
 """What HES needs of a storage to keep API keys: the protocol, and the structs that go in and come out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -45,8 +45,8 @@ class Keys(Protocol):
         """The newest keys of the project, or those made before that one; newest first, so many at most."""
         ...
 
-    async def find(self, key_id: str) -> StoredKey | None:
-        """One key, whatever has become of it."""
+    async def find(self, key_ids: Sequence[str]) -> dict[str, StoredKey]:
+        """Those that there are, by their ids, whatever has become of them."""
         ...
 
     async def revoke(self, project: str | None, key_id: str, by: str) -> StoredKey:

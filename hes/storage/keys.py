@@ -9,7 +9,7 @@ from hes.errors import NotFound
 from hes.ids import NewId
 from hes.model import Millis
 from hes.storage import tables
-from hes.storage.batches import Insert
+from hes.storage.batches import Insert, padded
 from hes.storage.database import Database
 from hes.storage.key_records import NewKey, StoredKey
 
@@ -45,12 +45,15 @@ class KeyStore:
             lambda connection, _: [_key_of(row) for row in connection.execute(newest_first)]
         )
 
-    async def find(self, key_id: str) -> StoredKey | None:
-        return await self._database.read(lambda connection, _: _read(connection, None, key_id))
+    async def find(self, key_ids: Sequence[str]) -> dict[str, StoredKey]:
+        these = sa.select(tables.api_keys).where(_key.id.in_(padded(key_ids)))
+        return await self._database.read(
+            lambda connection, _: {row.id: _key_of(row) for row in connection.execute(these)}
+        )
 
     async def revoke(self, project: str | None, key_id: str, by: str) -> StoredKey:
         def work(connection: sa.Connection, now: Millis) -> StoredKey:
-            key = _read(connection, project, key_id, lock=True)
+            key = _lock(connection, project, key_id)
             if key is None:
                 raise NotFound(f"there is no key {key_id[:64]!r}")
             if key.revoked_at is not None:
@@ -108,9 +111,9 @@ def _of_project(select: sa.Select[tuple[object, ...]], project: str | None) -> s
     return select if project is None else select.where(_key.project == project)
 
 
-def _read(connection: sa.Connection, project: str | None, key_id: str, *, lock: bool = False) -> StoredKey | None:
+def _lock(connection: sa.Connection, project: str | None, key_id: str) -> StoredKey | None:
     select = _of_project(sa.select(tables.api_keys), project).where(_key.id == key_id)
-    row = connection.execute(select.with_for_update() if lock else select).one_or_none()
+    row = connection.execute(select.with_for_update()).one_or_none()
     return None if row is None else _key_of(row)
 
 

@@ -1,8 +1,9 @@
 """API keys: who holds one gets in. The bootstrap key first, then those in storage, then a 401 that costs little.
 
 A key that was right a moment ago costs one look into a dictionary, one hash and one comparison, and no storage. A wrong
-one costs the same whatever is wrong with it: one hash, one look-up, one comparison; and of those too many from one
-address not even that (`hes.web.throttle.WrongKeys`).
+one costs the same whatever is wrong with it: one hash, one look-up, one comparison. From an address from which too many
+came (`hes.web.throttle.WrongKeys`) they are looked up all together, some 20 times a second: so they cost little, and
+who holds a good key behind the same address is let in all the same, only a moment later.
 """
 
 import hmac
@@ -17,6 +18,7 @@ from hes.errors import NotAuthenticated, StorageUnavailable
 from hes.model import Clock, Millis, Monotonic
 from hes.storage.key_records import Keys, StoredKey
 from hes.web.auth import ALL_SCOPES, Principal, not_authenticated, read_keys
+from hes.web.gathered_keys import GatheredKeys
 from hes.web.key_form import digest_of, id_in
 from hes.web.throttle import WrongKeys
 
@@ -27,6 +29,8 @@ STALE_SECONDS = 2.0
 USES_SECONDS = 60.0
 """How often it is written down which keys were used."""
 MOST_KEYS = 10_000
+GATHER_SECONDS = 0.05
+"""How long keys from an address with too many wrong ones are gathered."""
 
 _NOBODY: Final = bytes(32)
 """The hash of no key, to compare with where there is none."""
@@ -46,8 +50,15 @@ class _Known(Struct):
 class StoredKeys:
     """The keys in storage, those in use remembered for a moment. `run` writes down which were used."""
 
-    def __init__(self, keys: Keys, clock: Clock, monotonic: Monotonic = time.monotonic) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        clock: Clock,
+        monotonic: Monotonic = time.monotonic,
+        gather_seconds: float = GATHER_SECONDS,
+    ) -> None:
         self._keys = keys
+        self._gathered = GatheredKeys(keys, gather_seconds)
         self._clock = clock
         self._monotonic = monotonic
         self._known: dict[str, _Known] = {}
@@ -62,10 +73,13 @@ class StoredKeys:
         self._used_at[key_id] = self._clock()
         return known.principal
 
-    async def look_up(self, key_id: str, digest: bytes) -> Principal | None:
-        """Whose key it is; None: nobody's. Raises: NotAuthenticated if it is good no longer, StorageUnavailable."""
+    async def look_up(self, key_id: str, digest: bytes, *, gathered: bool = False) -> Principal | None:
+        """Whose key it is; None: nobody's. Raises: NotAuthenticated if it is good no longer, StorageUnavailable.
+
+        `gathered`: together with others.
+        """
         asked_at = self._monotonic()
-        key = await self._keys.find(key_id)
+        key = await self._gathered.find(key_id) if gathered else (await self._keys.find([key_id])).get(key_id)
         if not hmac.compare_digest(digest, key.digest if key else _NOBODY) or key is None:
             return None
         self._known.pop(key_id, None)
@@ -112,35 +126,24 @@ class ApiKeys:
         self._stored = stored
         self._wrong_keys = wrong_keys
         self._bootstrap = digest_of(bootstrap.encode()) if bootstrap else _NOBODY
-        self._right: dict[int, None] = {}
-        """Python's own hashes of keys that were right: these are looked at whatever else comes from their address, so
-        that somebody's wrong keys don't lock out their neighbours. Whoever matches by chance is checked like all."""
 
     async def __call__(self, request: Request[Any, Any, Any]) -> Principal:
-        """See `hes.web.auth.Authenticator`. Raises also: TooMany."""
+        """See `hes.web.auth.Authenticator`. Raises also: TooMany, but never for a good key."""
         keys = read_keys(request.headers)
-        if not any(hash(key) in self._right for key in keys):
-            self._wrong_keys.refuse(request)
         try:
-            key, principal = await self._find(keys)
+            return await self._find(keys, gathered=self._wrong_keys.are_too_many(request))
         except NotAuthenticated:
-            for key in keys:
-                self._right.pop(hash(key), None)
             self._wrong_keys.count(request)
             raise
-        self._right[hash(key)] = None
-        if len(self._right) > MOST_KEYS:
-            del self._right[next(iter(self._right))]
-        return principal
 
-    async def _find(self, keys: tuple[bytes, ...]) -> tuple[bytes, Principal]:
+    async def _find(self, keys: tuple[bytes, ...], *, gathered: bool) -> Principal:
         hashed = [(key, digest_of(key)) for key in keys]
         for key, digest in hashed:  # all of them before storage is asked: one of Basic's two is no key
             if principal := self._at_hand(key, digest):
-                return key, principal
+                return principal
         for key, digest in hashed:
-            if principal := await self._stored.look_up(id_in(key), digest):
-                return key, principal
+            if principal := await self._stored.look_up(id_in(key), digest, gathered=gathered):
+                return principal
         raise not_authenticated("This key is not known.")
 
     def _at_hand(self, key: bytes, digest: bytes) -> Principal | None:

@@ -201,6 +201,6 @@ def _inherited(principal: Principal, wanted: WantedKey) -> WantedKey:
 
 async def _check_may_revoke(desk: Desk, principal: Principal, key_id: str) -> None:
     """A test key has no live one in hand. Raises: Forbidden."""
-    key = await desk.keys.find(key_id) if principal.test else None
+    key = (await desk.keys.find([key_id])).get(key_id) if principal.test else None
     if key is not None and not key.test and _projects(principal) in {None, key.project}:
         raise Forbidden("A test key can revoke test keys only.")

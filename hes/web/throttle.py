@@ -4,6 +4,7 @@ Each process counts for itself. Memory is bounded: of more names than it holds, 
 forgotten, and begins anew.
 """
 
+import logging
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final
@@ -14,10 +15,13 @@ from hes.errors import TooMany
 from hes.model import Monotonic
 from hes.settings import Network
 from hes.web.auth import Principal
+from hes.web.log_limit import LogLimit
 
 MOST_NAMES = 10_000
 WRONG_KEYS_AT_ONCE = 50
 WRONG_KEYS_PER_SECOND = 1.0
+
+_log = logging.getLogger("hes.web")
 
 IpAddress = IPv4Address | IPv6Address
 _ROUNDING: Final = 1e-6
@@ -48,22 +52,39 @@ class Buckets:
 
 
 class WrongKeys:
-    """Stops whoever tries one key after the other, before they cost anything: 50 at once, then one a second."""
+    """Slows down whoever tries one key after the other: 50 at once, then one a second."""
 
     def __init__(self, monotonic: Monotonic, trusted_proxies: tuple[Network, ...] = ()) -> None:
         self._buckets = Buckets(monotonic)
         self._trusted = trusted_proxies
+        self._log_limit = LogLimit(monotonic)
 
-    def refuse(self, request: Request[Any, Any, Any]) -> None:
-        """Raises TooMany if there were too many wrong keys from the client's address."""
-        if wait := self._wait(client_name(request, self._trusted)):
-            raise TooMany("Too many wrong keys came from this address.", wait)
+    def are_too_many(self, request: Request[Any, Any, Any]) -> bool:
+        """Whether one more from the client's address would be one too many."""
+        return self._wait(client_name(request, self._trusted)) > 0
 
     def count(self, request: Request[Any, Any, Any]) -> None:
-        """There was one more. An empty bucket stays as it is: those that were under way together are no debt."""
+        """There was one more. Raises: TooMany.
+
+        An empty bucket stays as it is: those that were under way together are no debt.
+        """
         name = client_name(request, self._trusted)
-        if not self._wait(name):
-            self._buckets.take(name, WRONG_KEYS_PER_SECOND)
+        if wait := self._wait(name):
+            self._warn_of_proxy(request)
+            raise TooMany("Too many wrong keys came from this address.", wait)
+        self._buckets.take(name, WRONG_KEYS_PER_SECOND)
+
+    def _warn_of_proxy(self, request: Request[Any, Any, Any]) -> None:
+        """Whoever forgot to name the proxy in front of HES has all the world's wrong keys counted as one client's."""
+        address = client_address(request, self._trusted)
+        if not _is_private(address):
+            return
+        if times := self._log_limit.count():
+            _log.warning(
+                "wrong keys from %s are answered with 429, %d of such addresses since the last such line: if a proxy "
+                "stands there, name it in HES_TRUSTED_PROXIES, or its clients count as one",
+                *(address, times),
+            )
 
     def _wait(self, name: str) -> float:
         return self._buckets.wait_seconds(name, WRONG_KEYS_PER_SECOND, WRONG_KEYS_AT_ONCE)
@@ -86,6 +107,21 @@ class Rates:
         if wait := self._buckets.wait_seconds(principal.key_id, rate, max(1.0, rate), count):
             raise TooMany(f"This key may send {rate:g} emails a second.", wait)
         self._buckets.take(principal.key_id, rate, count)
+
+
+_PRIVATE: Final = tuple(
+    ip_network(network)
+    for network in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),  # RFC 1918, RFC 4193
+        *("100.64.0.0/10", "169.254.0.0/16", "fe80::/10"),  # RFC 6598, RFC 3927, RFC 4291: clusters use them too
+        *("127.0.0.0/8", "::1/128"),  # a proxy on the same machine
+    )
+)
+
+
+def _is_private(address: IpAddress | None) -> bool:
+    """Where proxies stand. Python's own `is_private` knows others too, and not all of these."""
+    return address is not None and any(address in network for network in _PRIVATE)
 
 
 def client_name(request: Request[Any, Any, Any], trusted: tuple[Network, ...]) -> str:

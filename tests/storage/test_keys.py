@@ -32,9 +32,15 @@ async def test_a_key_is_found_as_it_was_kept(sql: SqlStorage) -> None:
     for new in (full, a_key()):
         stored = await sql.keys.create(new, "bootstrap")
         assert stored == StoredKey(**msgspec.structs.asdict(new), created_at=NOW)
-        assert await sql.keys.find(new.id) == stored
-    assert await sql.keys.find(next_id()) is None
-    assert await sql.keys.find("") is None
+        assert await sql.keys.find([new.id]) == {new.id: stored}
+    assert await sql.keys.find([next_id(), ""]) == {}
+
+
+async def test_several_keys_are_found_at_once(sql: SqlStorage) -> None:
+    keys = [await sql.keys.create(a_key(), "bootstrap") for _ in range(3)]
+    for some in (keys, keys[:2], keys[:1]):
+        ids = [key.id for key in some]
+        assert await sql.keys.find([*ids, next_id()]) == dict(zip(ids, some, strict=True))
 
 
 async def test_keys_are_listed_by_project_and_newest_first(sql: SqlStorage) -> None:
@@ -65,7 +71,7 @@ async def test_a_revoked_key_stays_so_from_the_first_time_on(sql: SqlStorage, cl
     assert revoked == msgspec.structs.replace(key, revoked_at=NOW + 1000)
     clock.advance(1)
     assert await sql.keys.revoke(None, key.id, "b") == revoked
-    assert await sql.keys.find(key.id) == revoked
+    assert await sql.keys.find([key.id]) == {key.id: revoked}
 
 
 async def test_another_projects_key_is_not_there_to_revoke(sql: SqlStorage) -> None:
@@ -73,7 +79,7 @@ async def test_another_projects_key_is_not_there_to_revoke(sql: SqlStorage) -> N
     for project, key_id in (("shop", key.id), ("shop", next_id()), (None, next_id())):
         with pytest.raises(NotFound):
             await sql.keys.revoke(project, key_id, "b")
-    assert await sql.keys.find(key.id) == key
+    assert await sql.keys.find([key.id]) == {key.id: key}
 
 
 async def test_the_audit_tells_who_made_and_who_revoked_a_key(sql: SqlStorage, clock: FakeClock) -> None:
@@ -100,8 +106,8 @@ async def test_the_latest_use_stays(sql: SqlStorage) -> None:
     await sql.keys.note_uses({one.id: NOW + 5, two.id: NOW + 1})
     await sql.keys.note_uses({one.id: NOW + 3, two.id: NOW + 2, next_id(): NOW})
     await sql.keys.note_uses({})
-    found = [await sql.keys.find(key.id) for key in (one, two, unused)]
-    assert [key and key.last_used_at for key in found] == [NOW + 5, NOW + 2, None]
+    found = await sql.keys.find([one.id, two.id, unused.id])
+    assert [found[key.id].last_used_at for key in (one, two, unused)] == [NOW + 5, NOW + 2, None]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import httpx
@@ -50,8 +50,8 @@ class Limited:
 class NoStoredKeys:
     """A storage in which there is no key."""
 
-    async def find(self, key_id: str) -> StoredKey | None:
-        return None
+    async def find(self, key_ids: Sequence[str]) -> dict[str, StoredKey]:
+        return {}
 
 
 def bootstrapped(key: str = KEY) -> ApiKeys:

@@ -66,11 +66,13 @@ def test_no_more_names_are_kept_than_fit() -> None:
 def wrong(wrong_keys: WrongKeys, request: Request[Any, Any, Any], times: int) -> int:
     """How many of so many tries were let through."""
     for n in range(times):
+        too_many = wrong_keys.are_too_many(request)
         try:
-            wrong_keys.refuse(request)
+            wrong_keys.count(request)
         except TooMany:
+            assert too_many
             return n
-        wrong_keys.count(request)
+        assert not too_many
     return times
 
 
@@ -80,17 +82,19 @@ def test_after_fifty_wrong_keys_there_is_one_a_second() -> None:
     time.now += 1
     assert wrong(wrong_keys, a_request(), 100) == 1
     with pytest.raises(TooMany) as caught:
-        wrong_keys.refuse(a_request())
+        wrong_keys.count(a_request())
     assert caught.value.headers == {"Retry-After": "1"}
     assert wrong(wrong_keys, a_request("192.0.2.2"), 10) == 10
 
 
 def test_those_under_way_together_make_no_debt() -> None:
     wrong_keys = WrongKeys(time := Time())
-    for _ in range(500):
-        wrong_keys.count(a_request())
+    assert wrong(wrong_keys, a_request(), 50) == 50
+    for _ in range(450):
+        with pytest.raises(TooMany):
+            wrong_keys.count(a_request())
     time.now += 1
-    wrong_keys.refuse(a_request())
+    assert not wrong_keys.are_too_many(a_request())
 
 
 def test_a_network_of_ipv6_is_one_client() -> None:
@@ -111,6 +115,43 @@ def test_a_client_behind_a_trusted_proxy_is_the_one_throttled() -> None:
     wrong_keys = WrongKeys(Time(), (ip_network("10.0.0.0/8"),))
     assert wrong(wrong_keys, a_request("10.0.0.1", "192.0.2.1"), 100) == 50
     assert wrong(wrong_keys, a_request("10.0.0.1", "192.0.2.2"), 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "lines"),
+    [
+        ("10.0.0.1", [], 1),
+        ("172.31.0.1", [], 1),
+        ("192.168.1.1", [], 1),
+        ("127.0.0.1", [], 1),
+        ("::1", [], 1),
+        ("::ffff:10.0.0.1", [], 1),
+        ("fd00::1", [], 1),
+        ("100.64.0.1", [], 1),
+        ("192.0.2.1", [], 0),
+        ("2001:db8::1", [], 0),
+        ("172.32.0.1", [], 0),
+        (None, [], 0),
+        ("10.9.0.1", [], 1),  # a proxy that is trusted and does not tell whose request it is
+        ("10.9.0.1", ["192.0.2.1"], 0),
+        ("10.9.0.1", ["192.168.1.1"], 1),
+    ],
+)
+def test_a_proxy_that_may_be_forgotten_is_named_in_the_log(
+    peer: str | None, forwarded: list[str], lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong_keys = WrongKeys(time := Time(), (ip_network("10.9.0.0/16"),))
+    assert wrong(wrong_keys, a_request(peer, *forwarded), 60) == 50
+    assert len(caplog.records) == lines
+    for _ in range(59):
+        with pytest.raises(TooMany):
+            wrong_keys.count(a_request(peer, *forwarded))
+    assert len(caplog.records) == lines, "once a minute"
+    if lines:
+        assert "HES_TRUSTED_PROXIES" in caplog.records[0].getMessage()
+        time.now += 60
+        assert wrong(wrong_keys, a_request(peer, *forwarded), 60) == 50
+        assert ", 60 of such addresses" in caplog.records[1].getMessage()
 
 
 # --- addresses
