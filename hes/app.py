@@ -54,8 +54,8 @@ BODY_BYTES_IN_HAND = 128 * 1024 * 1024
 """Of requests together that are being read or written to disk; each takes about three times its size in memory."""
 SMALL_BODY_BYTES_IN_HAND = 16 * 1024 * 1024
 """Of small ones besides."""
-ANSWER_BYTES_IN_HAND = 128 * 1024 * 1024
-"""Of answers together that are being made or read by their callers, counted as what they are made of."""
+ANSWER_BYTES_IN_HAND = 64 * 1024 * 1024
+"""Of answers together that are being made, or read by their callers; making one takes three times its size."""
 SMALL_ANSWER_BYTES_IN_HAND = 16 * 1024 * 1024
 EVENT_BYTES_IN_HAND = 32 * 1024 * 1024
 """Of providers' events likewise."""

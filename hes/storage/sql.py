@@ -514,7 +514,7 @@ class SqlStorage:
             recipients = connection.execute(_select_recipients, of_email).mappings()
             attempts = connection.execute(_select_attempts, of_email)
             events = connection.execute(_select_events, of_email)
-            content = email["content"] if with_content else None
+            content = connection.execute(_select_content, of_email).scalar() if with_content else None
             return StoredEmail(
                 delivery=delivery,
                 created_at=email["created_at"],
@@ -580,7 +580,8 @@ class SqlStorage:
 
 _keep = Insert(tables.outbox, "ON CONFLICT DO NOTHING")
 _of_email: sa.BindParameter[str] = sa.bindparam("email_id")
-_select_email = sa.select(tables.emails).where(tables.emails.c.id == _of_email)
+_select_content = sa.select(tables.emails.c.content).where(tables.emails.c.id == _of_email)
+_select_email = sa.select(*(c for c in tables.emails.c if c.name != "content")).where(tables.emails.c.id == _of_email)
 _select_delivery = sa.select(tables.deliveries).where(tables.deliveries.c.email_id == _of_email)
 _select_recipients = (
     sa.select(tables.recipients).where(tables.recipients.c.email_id == _of_email).order_by(tables.recipients.c.position)

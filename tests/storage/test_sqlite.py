@@ -267,6 +267,15 @@ def statements_of(engine: sa.Engine) -> list[str]:
     return asked
 
 
+async def test_the_content_is_not_even_read_unless_it_is_asked_for(bench: Bench, sql: SqlStorage) -> None:
+    """Up to 30 MB, for an answer of a kilobyte."""
+    email_id = await bench.accept()
+    asked = statements_of(sql._database._reader.sync_engine)  # type: ignore[attr-defined]
+    await sql.read(SHOP, email_id)
+    assert not any("content" in statement for statement in asked)
+    assert (await sql.read(SHOP, email_id, with_content=True)).email is not None
+
+
 async def test_what_waits_is_counted_from_indexes_of_what_waits_only(sql: SqlStorage, tmp_path: Path) -> None:
     asked = statements_of(sql._database._reader.sync_engine)  # type: ignore[attr-defined]
     await sql.waiting()
