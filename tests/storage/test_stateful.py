@@ -61,6 +61,7 @@ from tests.storage.harness import (
     KINDS,
     LEASE_SECONDS,
     RULES,
+    SHOP,
     FakeClock,
     ended,
     new_email,
@@ -409,11 +410,11 @@ class Lives(RuleBasedStateMachine):
         try:
             match verb:
                 case "cancel":
-                    self.call(owner, "cancel", "shop", email_id)
+                    self.call(owner, "cancel", SHOP, email_id)
                 case "send":
-                    self.call(owner, "send", "shop", email_id, None)
+                    self.call(owner, "send", SHOP, email_id, None)
                 case _:
-                    self.call(owner, "resolve", "shop", email_id, Decision(verb), "ann")
+                    self.call(owner, "resolve", SHOP, email_id, Decision(verb), "ann")
         except WrongState:
             assert self.read() == self.lives, "refused, and nothing is changed"
 
