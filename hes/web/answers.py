@@ -17,6 +17,8 @@ ANSWER_SECONDS = 30.0
 """How long an answer may take to be read: the largest at a megabyte a second, as for bodies."""
 LINGER_SECONDS = 2.0
 """How long a connection still takes what comes after its last answer."""
+LINGER_BYTES = 32 * 1024 * 1024
+"""How much, at most: many clients send all of a body before they read what was answered."""
 
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -36,6 +38,7 @@ class BoundedAnswers(HttpToolsProtocol):
         super().__init__(*args, **named)
         self.is_ending = False
         """The last answer is out; what still comes is thrown away."""
+        self._thrown_away = 0
         self._ends_after_answer = False
         self._abort_timer: TimerHandle | None = None
 
@@ -46,6 +49,10 @@ class BoundedAnswers(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self.is_ending:
             super().data_received(data)
+            return
+        self._thrown_away += len(data)
+        if self._thrown_away > LINGER_BYTES:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -65,10 +72,10 @@ class BoundedAnswers(HttpToolsProtocol):
             self.pipeline.clear()  # nothing is answered after the last answer
         super().on_response_complete()
         self._end_abort_timer()
-        if self._ends_after_answer:
-            self.linger()
-        elif self.transport.is_closing() or self.flow.write_paused:
+        if self.transport.is_closing() or (self.flow.write_paused and not self._ends_after_answer):
             self._abort_in(self.answer_seconds)
+        elif self._ends_after_answer:
+            self.linger()
 
     def is_answering(self) -> bool:
         """Whether an earlier request on this connection is still worked on."""

@@ -63,11 +63,10 @@ class BoundedHeads(BoundedAnswers):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_ending:
-            return
-        if not self._in_body:
-            self._start_timer()  # also for what is no head yet: empty lines may stand before one
-        self._unparsed += len(data)
+        if not self.is_ending:
+            self._unparsed += len(data)
+            if not self._in_body:
+                self._start_timer()  # also for what is no head yet: empty lines may stand before one
         super().data_received(data)
         if self._unparsed > HEAD_BYTES and not self.transport.is_closing():
             self._refuse(_TOO_LARGE)

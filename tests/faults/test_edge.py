@@ -1,5 +1,6 @@
 """Who has no key can neither stop the sends nor fill the memory: raw sockets against `hes serve`."""
 
+import contextlib
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from anyio import to_thread
 
 from tests import postgres
 from tests.fakes.hooks import MailgunHook
-from tests.faults.server import PATIENCE_SECONDS, Hes, client, cold
+from tests.faults.server import PATIENCE_SECONDS, SERVE, Hes, client, cold, run
 from tests.faults.test_finding import mailgun_at
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,49 @@ async def test_nor_by_a_mailer_that_only_tells_its_health(tmp_path: Path) -> Non
         cold(tmp_path, role="mailer", database_url=url, providers=providers) as hes,
     ):
         await check_that_headers_are_not_kept(hes)
+
+
+def go_on_sending(hes: Hes) -> bytes:
+    """What is answered to a body without a key and without an end, which is cut."""
+    with connect(hes) as stream:
+        stream.sendall(b"POST /v1/emails HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
+        told = stream.recv(10_000)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                stream.sendall(b"y" * MB)
+        return told
+
+
+async def test_a_body_that_was_refused_goes_on_for_seconds_only(tmp_path: Path) -> None:
+    async with cold(tmp_path) as hes:
+        await hes.ready()
+        told = await to_thread.run_sync(go_on_sending, hes)
+    assert told.startswith(b"HTTP/1.1 401")
+    assert b"connection: close" in told
+
+
+async def test_connections_without_a_key_keep_nobody_away(tmp_path: Path) -> None:
+    """There are fewer descriptors than connections: those that are idle go."""
+    async with run(("prlimit", "--nofile=128", *SERVE), tmp_path) as hes, client(lambda: hes.url) as caller:
+        await hes.ready()
+        with ExitStack() as opened:
+            for _ in range(300):
+                opened.enter_context(connect(hes))
+            for _ in range(3):
+                await caller.send()
+        await hes.logged("there are 64 connections without a key")
+
+
+async def test_bodies_that_are_not_finished_keep_no_events_away(tmp_path: Path) -> None:
+    providers = f"{mailgun_at('http://127.0.0.1:1')}&webhook_secret={MailgunHook.secret}"
+    async with cold(tmp_path, providers=providers) as hes, client(lambda: hes.url) as caller:
+        await hes.ready()
+        with ExitStack() as opened:
+            for _ in range(8):
+                stream = opened.enter_context(connect(hes))
+                with contextlib.suppress(ConnectionError):
+                    await to_thread.run_sync(stream.sendall, NOT_WHOLE + b" " * 4_194_302)
+            assert (await caller.post("/hooks/mailgun", {})).status_code == 401, "read, and found not to be signed"
 
 
 async def test_bodies_that_do_not_come_keep_nobody_away(tmp_path: Path) -> None:
