@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "model": "",  # the words that all others speak
     "errors": "",
     "telemetry": "model",
+    "timeouts": "",
     "ids": "model",
     "headers": "model",
     "mime": "headers model",
@@ -43,10 +44,10 @@ MAY_IMPORT = {
     "searching": "case model routing timeline",
     "policy": "case errors lanes model routing searching timeline transitions",
     "interventions": "case errors lanes model policy routing searching timeline transitions",
-    "providers": "errors headers mime model provider_settings telemetry told",  # nothing of gates, retries, storage
+    "providers": "errors headers mime model provider_settings telemetry timeouts told",  # nothing of gates, retries, storage
     # policy and routing, since claiming and settling decide inside the transaction
     "storage": "case errors ids interventions lanes model policy probing reports routing searching telemetry told",
-    "actors": f"errors ids model searching telemetry transitions {KINDLESS}",
+    "actors": f"errors ids model searching telemetry timeouts transitions {KINDLESS}",
     # Decides nothing; what wakes the actors is handed to it.
     "web": f"errors model setting settings telemetry told {KINDLESS} storage.key_records",
     "client": "errors secret setting",  # a program of its own, over HTTP: nothing of the service

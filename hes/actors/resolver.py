@@ -29,6 +29,7 @@ from hes.searching import Way
 from hes.storage.searches import Asked, Asking
 from hes.storage.storage import Storage
 from hes.telemetry.telemetry import OFF, Telemetry
+from hes.timeouts import AROUND_PASSES, fail_after
 
 _log = logging.getLogger("hes.resolver")
 
@@ -172,7 +173,7 @@ class Resolver:
         if seconds <= 0:
             return Finding(found=Found.UNAVAILABLE, detail="HES was too slow to ask in time")
         try:
-            with anyio.fail_after(seconds + PATIENCE_SECONDS):
+            with fail_after(seconds + PATIENCE_SECONDS, passes=2 * AROUND_PASSES):
                 return await finder.ask(asking, seconds)
         except Exception:  # noqa: BLE001 (whatever an adapter raises, the doubt stays and its neighbours go on)
             _log.exception("a bug in asking %s about attempt %s", finder.provider.name, asking.search.attempt_id)

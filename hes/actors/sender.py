@@ -17,6 +17,7 @@ from hes.actors.gate import Gate, Pass
 from hes.model import Answer, AttemptId, Clock, Ended, GateStatus, Leased, Monotonic, Outcome, Room
 from hes.providers.provider import Provider
 from hes.telemetry.telemetry import OFF, Part, Telemetry, traceparent
+from hes.timeouts import AROUND_PASSES, fail_after
 
 _log = logging.getLogger("hes.sender")
 
@@ -155,7 +156,7 @@ class Sender:
 
     async def _answer(self, leased: Leased) -> Answer:
         try:
-            with anyio.fail_after(leased.timeout_seconds + PATIENCE_SECONDS):
+            with fail_after(leased.timeout_seconds + PATIENCE_SECONDS, passes=AROUND_PASSES):
                 return await self._provider.send(leased.email, leased.attempt_id, leased.timeout_seconds)
         except TimeoutError:
             _log.warning("the call for email %s to %s did not end in time", leased.email.id, leased.provider)

@@ -7,7 +7,6 @@ any mail reader opens. A provider like all others: it is leased for, it can fail
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 
 from hes import mime
@@ -16,6 +15,7 @@ from hes.model import Answer, AttemptId, Email, EmailId, Outcome
 from hes.providers.maildir import make_maildir, write_message
 from hes.providers.provider import Support
 from hes.providers.rendering import rendered
+from hes.timeouts import fail_after
 
 Keep = Callable[[EmailId, AttemptId, bytes], Awaitable[None]]
 """`Storage.keep`: puts a message into the database."""
@@ -44,7 +44,7 @@ class Outbox:
         if isinstance(message, Answer):
             return message
         try:
-            with anyio.fail_after(timeout_seconds):
+            with fail_after(timeout_seconds):
                 if self._maildir is not None:
                     await anyio.to_thread.run_sync(write_message, self._maildir, email.id, message)
                 await self._keep(email.id, attempt_id, message)

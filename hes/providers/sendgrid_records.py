@@ -8,7 +8,6 @@ published. The API key needs more than the right to send. Why not the Email Acti
 6 requests a minute, and has nothing of EU subusers.
 """
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +21,7 @@ from hes.providers.finding import Doubt, Finding, Found, not_answered
 from hes.providers.hook import name_of, own_id
 from hes.providers.sendgrid_hook import sent_id
 from hes.providers.transport import NoReply, Reply, Transport
+from hes.timeouts import AROUND_PASSES, fail_after
 
 KEPT_SECONDS = 30 * 24 * 3600.0
 MAX_ASKED = 10
@@ -55,7 +55,7 @@ async def look_up(transport: Transport, api_key: str, doubt: Doubt, now: Millis,
     """The search and the questions that it leads to, one after another. The time-out is over all of them."""
     headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
     try:
-        async with asyncio.timeout(timeout_seconds):
+        with fail_after(timeout_seconds, passes=AROUND_PASSES):
             return await _look_up(transport, headers, doubt, now, timeout_seconds)
     except TimeoutError:
         return Finding(found=Found.UNAVAILABLE, detail="no whole answer in time")

@@ -4,9 +4,9 @@ Decides what a failed exchange means: `unavailable` when surely no request reach
 Leaves the meaning of an answer to each provider. It repeats nothing, follows no redirect, keeps no cookie, takes no
 proxy from the environment. Answers are not trusted: they are bounded, never decompressed, and escaped when quoted.
 
-Why the whole-call deadline is `asyncio.timeout` and not aiohttp's `total`: that one is rounded up to whole seconds
-above 5 s, and does not cover the end of the exchange. Why no `sock_read`: the trace knows the stage, and a timer per
-chunk is saved.
+Why both time-outs, for connecting and for the whole call, are ours and none is aiohttp's: ours let what has arrived be
+read first (`hes.timeouts`); and `total` is rounded up to whole seconds above 5 s and does not cover the end of the
+exchange. Why no `sock_read`: the trace knows the stage, and a timer per chunk is saved.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from yarl import URL
 from hes import __version__
 from hes.model import Millis, Outcome
 from hes.telemetry.telemetry import calling, traceparent
+from hes.timeouts import fail_after
 
 LARGE_BODY_BYTES = 1_000_000
 MAX_ANSWER_BYTES = 1_000_000
@@ -106,23 +107,27 @@ class Transport:
     async def _exchange(
         self, method: str, url: URL, data: bytes | io.BytesIO | None, headers: Mapping[str, str], timeout_seconds: float
     ) -> Reply | NoReply:
-        sent: list[bool] = []
+        stage = _Stage(asyncio.get_running_loop().time() + timeout_seconds)
         try:
-            async with asyncio.timeout(timeout_seconds):
+            with fail_after(timeout_seconds):
                 session = self._session or self._open()
                 response = await session.request(
-                    method, url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=sent
+                    method, url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=stage
                 )
                 return await _read(response)
         except Exception as error:  # noqa: BLE001 - `why` has an answer to whatever it is
-            return NoReply(*why(error, sent=bool(sent)))
+            return NoReply(*why(error, sent=stage.is_sent))
 
     def _open(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_mark_sent)
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=self._max_in_flight, keepalive_timeout=self._keepalive_timeout_seconds),
-            timeout=ClientTimeout(connect=self._connect_timeout_seconds, ceil_threshold=math.inf),
+            connector=_Connector(
+                self._connect_timeout_seconds,
+                limit=self._max_in_flight,
+                keepalive_timeout=self._keepalive_timeout_seconds,
+            ),
+            timeout=ClientTimeout(),  # none
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "Accept": "application/json",
@@ -160,11 +165,17 @@ class _Connector(aiohttp.TCPConnector):
     provider never saw.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, timeout_seconds: float, **options: Any) -> None:
+        """The time-out is for getting a connection: a free one, or a new one with its TLS."""
         super().__init__(**options)
+        self._timeout_seconds = timeout_seconds
         self._used: WeakSet[asyncio.Protocol] = WeakSet()
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:  # noqa: ASYNC109
+        with fail_after(self._timeout_seconds):
+            return await self._connect(req, traces, timeout)
+
+    async def _connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:  # noqa: ASYNC109
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
@@ -185,9 +196,23 @@ def _readable(connection: Connection) -> bool:
     return bool(poll.poll(0))
 
 
+class _Stage:
+    """How far a call got. `ends_at`: when its time is up, by the loop's clock."""
+
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
+        self.is_sent = False
+
+
 async def _mark_sent(_session: aiohttp.ClientSession, context: object, _params: object) -> None:
-    """Runs just before the first byte is written. It may run in vain; only its absence proves anything."""
-    context.trace_request_ctx.append(True)  # type: ignore[attr-defined]
+    """Runs just before the first byte is written. It may run in vain; only its absence proves anything.
+
+    Raises TimeoutError after the call's time, as when the process stood still meanwhile: nothing begins then.
+    """
+    stage: _Stage = context.trace_request_ctx  # type: ignore[attr-defined]
+    if asyncio.get_running_loop().time() >= stage.ends_at:
+        raise TimeoutError
+    stage.is_sent = True
 
 
 def why(error: Exception, *, sent: bool) -> tuple[Outcome, str]:

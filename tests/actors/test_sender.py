@@ -1,5 +1,7 @@
 """A sender: hands that stand alone, and are free only when told so."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,7 +11,9 @@ import pytest
 from hes.actors.actor import Mailbox
 from hes.actors.sender import PATIENCE_SECONDS, Sender
 from hes.model import Answer, AttemptId, Ended, Leased, Outcome, Scope
+from hes.timeouts import fail_after
 from tests.actors.parts import ScriptedProvider, a_gate, a_leased, clock, in_virtual_time
+from tests.simulation.virtual_time import stand_still
 
 
 class Setup:
@@ -152,6 +156,24 @@ async def test_a_provider_that_breaks_its_time_out_is_given_up_from_outside() ->
         assert ended.answer.outcome is Outcome.IN_DOUBT
         assert anyio.current_time() == pytest.approx(10 + PATIENCE_SECONDS)
         assert ended.answer.detail == "the call did not end in time"
+
+
+@in_virtual_time
+async def test_after_a_standstill_it_is_the_providers_own_time_out_that_says_what_became_of_it() -> None:
+    """All time-outs are late then. From outside nobody knows that no byte went out."""
+    async with running() as setup:
+
+        async def connects_for_ever(attempt_id: AttemptId) -> Answer:
+            with contextlib.suppress(TimeoutError), fail_after(10):
+                await anyio.sleep_forever()
+            return Answer(outcome=Outcome.UNAVAILABLE)
+
+        setup.provider.script = connects_for_ever
+        setup.sender.take(a_leased())
+        asyncio.get_running_loop().call_later(1, stand_still, 20)
+        ended = await setup.told()
+        assert ended.answer is not None
+        assert ended.answer.outcome is Outcome.UNAVAILABLE
 
 
 @in_virtual_time

@@ -164,6 +164,31 @@ async def test_a_mailer_that_stands_still_loses_its_leases_and_its_late_word_is_
     check_copies([late], copies)
 
 
+async def test_a_process_that_stands_still_for_less_than_its_lease_reads_the_answers_that_came(tmp_path: Path) -> None:
+    """SIGSTOP for longer than a call may take: its time is up when it goes on, and the answers are in its sockets."""
+    count = 20
+    async with (
+        fake_process(latency_ms=400) as fake,
+        cold(
+            tmp_path, providers=sendgrid_at(fake.url, max_in_flight=count), attempt_timeout=1, connect_timeout=0.9
+        ) as hes_process,
+        client(lambda: hes_process.url) as hes,
+    ):
+        await hes_process.ready()
+        ids = [await hes.send() for _ in range(count)]
+        await hes.until(ids[-1], "sending")
+        hes_process.signal(signal.SIGSTOP)
+        stopped_at = time.time()
+        await anyio.sleep(2.5)  # longer than the call's own time-out and the sender's around it
+        hes_process.signal(signal.SIGCONT)
+        going_on_at = time.time()
+        emails = [await hes.until(email_id) for email_id in ids]
+        copies = await fake.accepted()
+    assert any(stopped_at < copy["at"] + 0.4 < going_on_at for copy in copies), "nothing was answered meanwhile"
+    assert [[a["outcome"] for a in email["attempts"]] for email in emails] == [["accepted"]] * count
+    assert len(copies) == count
+
+
 @asynccontextmanager
 async def locked_deliveries(url: str) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
     """Nobody can write an outcome meanwhile. Yields how to ask whether somebody wants to."""

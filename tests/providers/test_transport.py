@@ -1,13 +1,18 @@
 """The transport: what went wrong at which stage, and that nothing an answer holds can hurt."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, Self
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp.client_reqrep import ConnectionKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,6 +293,126 @@ async def test_an_upload_that_nobody_reads_ends_with_the_deadline() -> None:
 async def test_an_answer_that_is_lost_or_unreadable_is_in_doubt(answer: bytes) -> None:
     async with speaking(answer, then_close=True) as (url, _):
         assert outcome_of(await post(url)) is Outcome.IN_DOUBT
+
+
+# --- the loop stands still, and time is up when it goes on ----------------------------------------------------------
+
+
+class ShiftedLoop(asyncio.SelectorEventLoop):
+    """Its time can be put forward: timers are late, as after a pause."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+class Provider:
+    """One connection in a thread: it goes on when the loop does not."""
+
+    def __init__(self, *says: bytes) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._says = says
+        self.may_answer = threading.Event()
+        self.has_answered = threading.Event()
+        self.asked = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.may_answer.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # else a thread that nobody asked would wait for ever
+        self._listener.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._listener.accept()
+            with connection:
+                while connection.recv(65536):
+                    self.asked.set()
+                    self.may_answer.wait()
+                    for part in self._says:
+                        connection.sendall(part)
+                    self.has_answered.set()
+
+    def answer(self) -> None:
+        """Returns once it has; the loop of the caller stands still meanwhile."""
+        self.may_answer.set()
+        assert self.has_answered.wait(10)
+
+
+LONG = b"HTTP/1.1 202 A\r\nContent-Length: 300000\r\n\r\n"
+BODY = b"x" * 300_000
+
+
+@pytest.mark.parametrize("says", [(OK,), (LONG, BODY)], ids=["short", "long"])
+def test_an_answer_that_came_while_the_loop_stood_still_counts(says: tuple[bytes, ...]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ShiftedLoop)
+        async with transport_to(provider.url) as transport:
+            call = asyncio.create_task(transport.post("/", b"{}", {}, 3.0))
+            await asyncio.to_thread(provider.asked.wait)
+            provider.answer()
+            loop.ahead += 3.8
+            reply = await call
+        assert isinstance(reply, Reply), reply
+        assert reply.status == 202
+
+    with Provider(*says) as provider, asyncio.Runner(loop_factory=ShiftedLoop) as runner:
+        runner.run(main())
+
+
+def test_an_answer_that_came_while_the_loop_was_blocked_counts_on_uvloop() -> None:
+    """It runs its timers before it reads. Its time can't be put forward, so it is really blocked."""
+    timeout_seconds = 0.3
+
+    async def main() -> None:
+        async with transport_to(provider.url) as transport:
+            began_at = time.monotonic()
+            call = asyncio.create_task(transport.post("/", b"{}", {}, timeout_seconds))
+            await asyncio.to_thread(provider.asked.wait)
+            provider.answer()
+            time.sleep(began_at + timeout_seconds + 0.05 - time.monotonic())  # noqa: ASYNC251 (that is the point)
+            assert isinstance(reply := await call, Reply), reply
+
+    with Provider(OK) as provider, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def test_a_connection_that_came_while_the_loop_stood_still_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_still_while_connecting(monkeypatch, 2.5)
+    with Provider(OK) as provider, asyncio.Runner(loop_factory=ShiftedLoop) as runner:
+        provider.may_answer.set()
+        assert isinstance(reply := runner.run(post(provider.url, 10.0)), Reply), reply
+
+
+def test_no_request_begins_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There would be no time left for its answer, and perhaps no lease: a doubt for nothing."""
+    stand_still_while_connecting(monkeypatch, 11)
+    with Provider(OK) as provider, asyncio.Runner(loop_factory=ShiftedLoop) as runner:
+        reply = runner.run(post(provider.url, 10.0))
+        assert not provider.asked.is_set()
+    assert outcome_of(reply) is Outcome.UNAVAILABLE
+
+
+def stand_still_while_connecting(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Time is put forward once the connection is being made."""
+    create = aiohttp.TCPConnector._create_connection
+
+    async def creating(self: aiohttp.TCPConnector, *args: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ShiftedLoop)
+        loop.call_soon(setattr, loop, "ahead", seconds)
+        return await create(self, *args)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", creating)
 
 
 async def test_being_cancelled_passes_through() -> None:

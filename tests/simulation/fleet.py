@@ -107,6 +107,7 @@ class Fleet:
         *names: str,
         routes: Mapping[str, tuple[tuple[str, ...], ...]] | None = None,
         database_ahead_ms: int = 0,
+        model: type[Model] = Model,
         **each: Any,
     ) -> None:
         """`each`: settings of the providers; `a={"weight": 3}` for one of them.
@@ -121,7 +122,7 @@ class Fleet:
         self._new_id = new_id
         self.database_clock: Clock = lambda: World.clock() + database_ahead_ms
         self.storage = MemoryStorage(Policy(rules_of(self.settings), self.rng), self.database_clock, new_id)
-        self.models = {name: Model(name, self.rng) for name in names}
+        self.models = {name: model(name, self.rng) for name in names}
         self.mailer = self._mailer()
         self.handed_in: dict[EmailId, float] = {}
 

@@ -29,13 +29,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = 0.0
-        super().__init__(_JumpingSelector(self._pass))
+        super().__init__(_JumpingSelector(self.pass_))
 
     def time(self) -> float:
         return self._now
 
-    def _pass(self, seconds: float) -> None:
+    def pass_(self, seconds: float) -> None:
         self._now += max(0.0, seconds)
+
+
+def stand_still(seconds: float) -> None:
+    """Time passes and nothing runs in this loop, as in a process that is stopped; afterwards its timers are late."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.pass_(seconds)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
