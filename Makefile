@@ -23,9 +23,9 @@ PARALLEL = --numprocesses=logical --maxprocesses=4 --no-loadscope-reorder
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(PARALLEL) --durations=20 $(ARGS)
 
-chaos: setup  ## Look for new trouble: other simulated worlds, mailers killed under load on Postgres for longer
+chaos: setup  ## Look for new trouble: other simulated worlds, processes killed and stopped, Postgres restarted, for longer
 	SIMULATIONS=1000 $(BIN)/python -m pytest --hypothesis-profile=news tests/simulation -k breaks_an_invariant
-	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k killed
+	CHAOS_EMAILS=5000 $(BIN)/python -m pytest -s tests/faults/test_cluster.py -k "killed or stands_still or stopped"
 
 rollout: setup  ## Replace every process under load (FROM=../hes-before: the old ones are of that checkout)
 	ROLLOUT_FROM=$(or $(FROM),.) ROLLOUT_SECONDS=10 ROLLOUT_RATE=40 $(BIN)/python -m pytest -s tests/faults/test_rollout.py

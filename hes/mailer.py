@@ -170,6 +170,7 @@ class Mailer:
             try:
                 await self._storage.check()
             except StorageUnavailable as error:
+                self.trouble.note()
                 if str(error) != told:
                     _log.warning("nothing is sent yet: %s", error)
                 told = str(error)

@@ -44,6 +44,12 @@ Rooms = Mapping[str, Room]
 NOBODY_IS_SHUT: Rooms = MappingProxyType({})
 """For what is decided where the providers' gates are not known."""
 
+NOT_WRITTEN = (
+    "nobody wrote down how the call ended before its lease ran out: the process that was sending it went away or stood "
+    "still, or the database was away or lost it in a failover"
+)
+PROCESS_DIED = "the process that was sending it ended before it wrote down how the call ended"
+
 _BACKS_OFF = frozenset({Outcome.UNAVAILABLE, Outcome.IN_DOUBT, Outcome.REJECTED})
 """`rejected`: by a provider that is not believed, and nobody else is there to ask."""
 
@@ -122,12 +128,11 @@ class Policy:
             case = replace(case, delivery=_declined(case.delivery, attempt.provider))
         return self.evidence(case, proof, now)
 
-    def lapse(self, case: Case, now: Millis) -> Change:
-        """The lease ran out, or its process is proven dead, and no outcome came."""
+    def lapse(self, case: Case, now: Millis, detail: str = NOT_WRITTEN) -> Change:
+        """The lease ran out, or its process is proven dead, and no outcome came. `detail` says which of them."""
         attempt = case.attempt(case.delivery.attempt_id)
         if attempt is None:
             raise ValueError(f"email {case.delivery.email_id} is leased without an attempt")
-        detail = "the process that was sending it went away before it wrote down how the call ended"
         over = replace(attempt, outcome=Outcome.IN_DOUBT, ended_at=now, detail=detail)
         lapsed = replace(case, delivery=replace(case.delivery, lapses=case.delivery.lapses + 1))
         return self._end_lease(lapsed, over, now, NOBODY_IS_SHUT, lapsed=True)

@@ -64,10 +64,11 @@ class Janitor:
 
     async def _sweep(self) -> None:
         # While the storage is away everybody's leases run out with the outcomes still in hand: those are no doubts.
-        # So whoever holds some writes them first, and gives the others one lease's time to do the same.
+        # So whoever holds some writes them first, and gives the others one lease's time to do the same; who was not
+        # there to see it away asks the storage itself whether it was.
         while not self._reporter.is_behind and self._trouble.seconds_ago() > self._lease_seconds:
             with self.pulse:
-                swept = await self._storage.sweep(self._held())
+                swept = await self._storage.sweep(self._held(), reached_seconds=self._lease_seconds)
             if swept.lapsed:
                 _log.warning("%d leases lapsed; their emails are in doubt", swept.lapsed)
             if swept.expired:

@@ -14,13 +14,22 @@ from hes.storage.batches import Insert
 PRESENT_MS = 15_000
 """A node that was not seen for so long counts as gone."""
 FORGOTTEN_MS = 3600_000
+GAP_MS = 5_000
+"""Nodes appear once a second: where nobody did for so long, the database was away for all of them, or they for it."""
 
 _node = tables.nodes.c
 _encode = msgspec.json.Encoder().encode
 _decode_gates = msgspec.json.Decoder(tuple[GateStatus, ...]).decode
 _log = logging.getLogger("hes.storage")
 
-_appear = Insert(tables.nodes, "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, gates = excluded.gates")
+_appear = Insert(
+    tables.nodes,
+    "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, gates = excluded.gates, seen_since = "
+    # What is seen in the future was seen before the database's clock was put back.
+    f"CASE WHEN nodes.seen_at BETWEEN excluded.seen_at - {GAP_MS} AND excluded.seen_at "
+    "THEN coalesce(nodes.seen_since, excluded.seen_since) ELSE excluded.seen_since END",
+)
+_select_seen = sa.select(_node.seen_since, _node.seen_at).order_by(_node.seen_at.desc())
 _take_probes = Insert(
     tables.provider_probes,
     "ON CONFLICT (provider, sender_domain) DO UPDATE "
@@ -36,12 +45,25 @@ Probe = tuple[str, str]
 def appear(connection: sa.Connection, now: Millis, node: Node) -> None:
     """Say that this node is there, and how it sees the providers."""
     gates = _encode(node.gates).decode()
-    _appear.run(connection, [(node.id, node.role, node.host, node.version, node.started_at or now, now, gates)])
+    _appear.run(connection, [(node.id, node.role, node.host, node.version, node.started_at or now, now, gates, now)])
     connection.execute(sa.delete(tables.nodes).where(_node.seen_at < now - FORGOTTEN_MS))
 
 
 def leave(connection: sa.Connection, node_id: str) -> None:
     connection.execute(sa.delete(tables.nodes).where(_node.id == node_id))
+
+
+def reached_since(connection: sa.Connection, now: Millis) -> Millis:
+    """Since when somebody has reached this database all the while; now, if nobody did just before.
+
+    One node after another may have been there: only a gap in the heartbeats of all of them ends it.
+    """
+    since = now
+    for seen_since, seen_at in connection.execute(_select_seen):
+        if seen_at < since - GAP_MS:
+            break
+        since = min(since, seen_at if seen_since is None else seen_since)
+    return since
 
 
 def present(connection: sa.Connection, now: Millis) -> list[Node]:

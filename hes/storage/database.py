@@ -21,6 +21,10 @@ class Database(Protocol):
         """How many of the pool are used, how many are there besides, and how many there may be at most."""
         ...
 
+    def started_at(self, connection: sa.Connection) -> Millis:
+        """When it last began to take connections, by its own time; 0 where that keeps nobody from anything."""
+        ...
+
     async def write(self, work: Work[T]) -> T:
         """Run the work in one write transaction, committed to disk on return; it is given the database's time.
 

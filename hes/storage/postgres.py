@@ -45,6 +45,7 @@ OLDEST_POSTGRES = 15
 _log = logging.getLogger("hes.storage")
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_started_at = sa.text("SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint")
 _fate = sa.text("SELECT pg_xact_status(CAST(:xid AS text)::xid8)")
 
 TROUBLE = (sa.exc.DBAPIError, sa.exc.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -152,6 +153,8 @@ class PostgresDatabase:
         sa.event.listen(self._engine.sync_engine, "handle_error", _distrust_all)
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._clock = clock
+        self.started_by_clock: Millis = 0
+        """When the server did, where `clock` is passed in."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,6 +166,12 @@ class PostgresDatabase:
     def connections(self) -> tuple[int, int, int]:
         pool = cast("QueuePool", self._engine.pool)
         return pool.checkedout(), pool.checkedin(), CONNECTIONS
+
+    def started_at(self, connection: sa.Connection) -> Millis:
+        if self._clock is not None:
+            return self.started_by_clock
+        started_at: Millis = connection.execute(_started_at).scalar_one()
+        return started_at
 
     async def write(self, work: Work[T]) -> T:
         return await self._tried(lambda: self._write(work))

@@ -31,7 +31,7 @@ from hes.model import (
     Room,
     Status,
 )
-from hes.policy import Policy, holds_lease
+from hes.policy import NOT_WRITTEN, PROCESS_DIED, Policy, holds_lease
 from hes.routing import Given
 from hes.storage import accepting, accounts, book, cluster, retention, tables
 from hes.storage.accounts import Quotas, QuotaTaken
@@ -312,10 +312,10 @@ class SqlStorage:
 
         return await self._chronicle.write(work)
 
-    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+    async def sweep(self, held: Collection[AttemptId] = (), *, reached_seconds: float = 0.0) -> Swept:
         await self._give_back_unknown()
         with self._telemetry.batch("sweep"):
-            return await self._sweep(_select_lapsed, held)
+            return await self._sweep(_select_lapsed, held, reached_seconds=reached_seconds)
 
     async def recover(self) -> int:
         """Lapse every lease, however long it would still run. Only for who can prove that their holders are dead."""
@@ -325,21 +325,31 @@ class SqlStorage:
             .limit(sa.bindparam("most"))
         )
         count = 0
-        while (swept := await self._sweep(leased)).lapsed:
+        while (swept := await self._sweep(leased, detail=PROCESS_DIED)).lapsed:
             count += swept.lapsed
         return count
 
-    async def _sweep(self, select_leased: sa.Select[Any], held: Collection[AttemptId] = ()) -> Swept:
+    async def _sweep(
+        self,
+        select_leased: sa.Select[Any],
+        held: Collection[AttemptId] = (),
+        *,
+        reached_seconds: float = 0.0,
+        detail: str = NOT_WRITTEN,
+    ) -> Swept:
         def work(connection: sa.Connection, now: Millis, write: Write) -> Swept:
-            most = {"now": now, "most": BATCH + len(held)}
-            leased = connection.execute(select_leased, most).all()
-            lapsed = [email_id for email_id, attempt_id in leased if attempt_id not in held][:BATCH]
+            lapsed: Sequence[str] = ()
+            searched: Sequence[str] = ()
+            if not reached_seconds or now - self._reached_since(connection, now) >= reached_seconds * 1000:
+                most = {"now": now, "most": BATCH + len(held)}
+                leased = connection.execute(select_leased, most).all()
+                lapsed = [email_id for email_id, attempt_id in leased if attempt_id not in held][:BATCH]
+                searched = connection.execute(_select_searched, {"now": now}).scalars().all()
             expired = connection.execute(_select_expired, {"now": now}).scalars().all()
-            searched = connection.execute(_select_searched, {"now": now}).scalars().all()
             ledger = load(connection, (EmailId(i) for i in (*lapsed, *expired, *searched)))
             for email_id in lapsed:
                 if (case := ledger.case(EmailId(email_id))) is not None and case.delivery.status is Status.SENDING:
-                    ledger.change(self._policy.lapse(case, now))
+                    ledger.change(self._policy.lapse(case, now, detail))
             for email_id in expired:
                 if (case := ledger.case(EmailId(email_id))) is not None:
                     ledger.change(interventions.expire(case, now))
@@ -353,6 +363,12 @@ class SqlStorage:
         swept = await self._chronicle.write(work)
         self._telemetry.count(names.LAPSED, swept.lapsed)
         return swept
+
+    def _reached_since(self, connection: sa.Connection, now: Millis) -> Millis:
+        started_at = self._database.started_at(connection)
+        if started_at > now:  # its clock was put back since, so it tells nothing
+            started_at = 0
+        return max(started_at, cluster.reached_since(connection, now)) if self.is_shared else started_at
 
     # --- providers -----------------------------------------------------------------------------------------------
 

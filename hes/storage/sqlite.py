@@ -27,7 +27,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from hes.errors import ConfigError, StorageBroken, StorageError, StorageUnavailable
 from hes.ids import NewId
-from hes.model import Clock
+from hes.model import Clock, Millis
 from hes.policy import Policy
 from hes.storage import migrations
 from hes.storage.database import Work
@@ -149,6 +149,11 @@ class SqliteDatabase:
         used = pool.checkedout()
         writing = int(self._one_writer.borrowed_tokens)
         return used + writing, pool.checkedin() + 1 - writing, READERS + 1
+
+    def started_at(self, connection: sa.Connection) -> Millis:
+        """It is where its one process is: there is nobody else whose outcomes could be waited for."""
+        del connection
+        return 0
 
     async def write(self, work: Work[T]) -> T:
         # A whole transaction in one go in a thread: through aiosqlite it would be some forty hops between two threads,

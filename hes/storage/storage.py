@@ -97,13 +97,17 @@ class Storage(Protocol):
         """Write what was found out about named attempts, and what follows from it. Unknown attempts are passed over."""
         ...
 
-    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+    async def sweep(self, held: Collection[AttemptId] = (), *, reached_seconds: float = 0.0) -> Swept:
         """Turn lapsed leases into doubt, end what has expired, and what was in doubt for as long as it is to be.
 
         At most 500 each, in one transaction.
 
         `held`: attempts that are in this process's hands. Their outcomes are known here or will be, so however late
         it is, their leases do not lapse here.
+
+        `reached_seconds`: only what has expired is ended unless processes have reached the storage all the while for
+        so long. After an outage they hold outcomes and findings that they could not write, and of which a process that
+        was not there knows nothing; where one process has the storage to itself, nothing is waited for.
         """
         ...
 

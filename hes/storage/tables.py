@@ -326,6 +326,7 @@ nodes = sa.Table(
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
     sa.Column("gates", Text, nullable=False, server_default="[]"),  # how it sees the providers: GateStatus as JSON
+    sa.Column("seen_since", sa.BigInteger),  # without a gap; NULL: an older HES, which does not say
 )
 
 audit = sa.Table(

@@ -40,7 +40,8 @@ class Queue:
         self.due -= count
         return Leases(tuple(a_leased(first - n) for n in range(count)), more=self.due > 0)
 
-    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+    async def sweep(self, held: Collection[AttemptId], *, reached_seconds: float) -> Swept:
+        assert reached_seconds == 30, "one lease"
         self.swept_at.append(anyio.current_time())
         return Swept()
 

@@ -76,7 +76,8 @@ class MemoryStorage:
         self.events: dict[EmailId, list[tuple[str, Event]]] = {}
         self.moves: list[tuple[EmailId, Status, Status]] = []
         self.outbox: dict[AttemptId, bytes] = {}
-        self.is_away = False
+        self._is_away = False
+        self._back_at: Millis = 0
         self.calls = 0
         self._live: dict[EmailId, None] = {}
         """The emails that time can still do something to, so that a look costs nothing for the others."""
@@ -105,6 +106,15 @@ class MemoryStorage:
         """Nothing ever waits here: only databases take events in."""
         self._reach()
         return 0
+
+    @property
+    def is_away(self) -> bool:
+        return self._is_away
+
+    @is_away.setter
+    def is_away(self, is_away: bool) -> None:
+        self._back_at = self._clock() if self._is_away and not is_away else self._back_at
+        self._is_away = is_away
 
     @property
     def is_busy(self) -> bool:
@@ -289,13 +299,15 @@ class MemoryStorage:
             if (case := self.cases.get(proof.email_id)) is not None:
                 self._apply(self._policy.evidence(case, proof, now))
 
-    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+    async def sweep(self, held: Collection[AttemptId] = (), *, reached_seconds: float = 0.0) -> Swept:
         now = self._reach()
         cases = [self.cases[email_id] for email_id in self._live]
+        is_reached = now - self._back_at >= reached_seconds * 1000
         lapsed = [
             c
             for c in cases
-            if c.delivery.lease_ends_at is not None
+            if is_reached
+            and c.delivery.lease_ends_at is not None
             and c.delivery.lease_ends_at <= now
             and c.delivery.attempt_id not in held
         ]
@@ -308,7 +320,9 @@ class MemoryStorage:
             ) is not None and expired < BATCH:
                 self._apply(change)
                 expired += 1
-        searched = [case.delivery.email_id for case in cases if self._policy.search_over(self._now(case), now)]
+        searched = [
+            case.delivery.email_id for case in cases if is_reached and self._policy.search_over(self._now(case), now)
+        ]
         for email_id in searched[:BATCH]:
             self._apply(self._policy.search_over(self.cases[email_id], now))
         counts = (len(lapsed[:BATCH]), expired, len(searched[:BATCH]))

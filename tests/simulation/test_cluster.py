@@ -8,6 +8,7 @@ import anyio
 
 from hes.actors.membership import Membership
 from hes.app import make_operator
+from hes.errors import StorageUnavailable
 from hes.mailer import Mailer
 from hes.model import Answer, AttemptId, Email, GateState, Outcome, ProviderStatus, Room
 from hes.node import SharedClock, ThisNode
@@ -31,7 +32,12 @@ class Shared:
         self._storage = storage
         self.node_id = node_id
 
+        self.is_cut = False
+        """This node does not reach it."""
+
     def __getattr__(self, name: str) -> Any:
+        if self.is_cut:
+            raise StorageUnavailable("this node's connections lead nowhere")
         return getattr(self._storage, name)
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
@@ -65,7 +71,8 @@ class Peer:
     """One mailer of several."""
 
     def __init__(self, fleet: Fleet, name: str) -> None:
-        storage: Any = Shared(fleet.storage, name)
+        self.storage = Shared(fleet.storage, name)
+        storage: Any = self.storage
         self.scope = anyio.CancelScope()
         self.lines = {name: Line(model) for name, model in fleet.models.items()}
         clock = SharedClock(World.clock, anyio.current_time)
@@ -211,3 +218,34 @@ async def test_who_does_not_send_tells_how_those_stand_who_do() -> None:
         assert sorted(one.gate.state for one in standing.values()) == [GateState.REFUSED, GateState.UP]
         [used_up] = [one.gate for one in standing.values() if one.gate.state is GateState.REFUSED]
         assert used_up.reason == "its daily quota of 1 is used up"
+
+
+@in_virtual_time
+async def test_a_late_coming_mailer_takes_no_unwritten_outcome_for_a_doubt() -> None:
+    """It starts just as the storage is back after more than a lease, and sees nothing of its having been away.
+
+    The one that holds the outcomes reaches the storage again a little later.
+    """
+    fleet = Fleet("a")
+    fleet.models["a"].latency_seconds = 3
+    async with two_mailers(fleet) as (one, two), anyio.create_task_group() as later:
+        two.scope.cancel()
+        for _ in range(10):
+            await fleet.send()
+        one.mailer.intake.wake()
+        await anyio.sleep(1)
+        assert one.mailer.in_flight == 10
+        fleet.storage.is_away = one.storage.is_cut = True
+        await anyio.sleep(40)
+        assert one.mailer.in_flight == 10, "the outcomes are in its hands"
+        fleet.storage.is_away = False
+        late_comer = Peer(fleet, "late-comer")
+        later.start_soon(late_comer.run)
+        await anyio.sleep(10)
+        one.storage.is_cut = False
+        await fleet.drained()
+        late_comer.scope.cancel()
+        await late_comer.mailer.aclose()
+    assert fleet.statuses() == {"sent": 10}
+    assert fleet.took() == 10
+    assert {a.outcome for case in fleet.storage.cases.values() for a in case.attempts} == {Outcome.ACCEPTED}

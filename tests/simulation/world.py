@@ -6,6 +6,7 @@ looking at what the providers really took and at what the storage says, not at w
 
 import contextlib
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -185,6 +186,19 @@ class _Thread:
         self.is_dead = False
         self.thawed = anyio.Event()
         self.thawed.set()
+        self._stood_still_at = -math.inf
+
+    def freeze(self) -> None:
+        if self.thawed.is_set():
+            self.thawed = anyio.Event()
+
+    def thaw(self) -> None:
+        self._stood_still_at = anyio.current_time()
+        self.thawed.set()
+
+    def ran_for(self, seconds: float) -> bool:
+        """Without standing still."""
+        return not self.is_dead and self.thawed.is_set() and anyio.current_time() - self._stood_still_at >= seconds
 
     async def step(self) -> None:
         """On the way to or from the storage or a provider: takes a moment, in which anything may happen."""
@@ -242,9 +256,11 @@ class NodeStorage:
         self._world.check_books()
         return count
 
-    async def sweep(self, held: Collection[AttemptId] = ()) -> Swept:
+    async def sweep(self, held: Collection[AttemptId] = (), *, reached_seconds: float = 0.0) -> Swept:
         await self._thread.step()
-        swept = await self._storage.sweep(held)
+        leases = self._world.leases()
+        swept = await self._storage.sweep(held, reached_seconds=reached_seconds)
+        self._world.check_swept(leases)
         self._world.check_books()
         await self._thread.step()
         return swept
@@ -341,6 +357,9 @@ class Node:
                 await self.mailer.run()
         finally:
             await self.mailer.aclose()
+
+    def holds(self, attempt_id: AttemptId) -> bool:
+        return any(attempt_id in sender.in_hand for sender in self.mailer._senders.values())
 
     def kill(self) -> None:
         self.thread.is_dead = True
@@ -472,15 +491,13 @@ class World:
     async def _pause(self) -> None:
         """SIGSTOP, and SIGCONT later: longer than a lease, at times, and then best while others are at it."""
         node = self.rng.choice(self._nodes)
-        node.thread.thawed = anyio.Event()
+        node.thread.freeze()
 
-        async def resume(seconds: float, event: anyio.Event) -> None:
+        async def resume(seconds: float, thread: _Thread) -> None:
             await anyio.sleep(seconds)
-            event.set()
+            thread.thaw()
 
-        self._tasks.start_soon(
-            resume, self.rng.choice([1.0, LEASE_SECONDS + self.rng.uniform(0, 8)]), node.thread.thawed
-        )
+        self._tasks.start_soon(resume, self.rng.choice([1.0, LEASE_SECONDS + self.rng.uniform(0, 8)]), node.thread)
 
     async def _sleepwalk(self) -> None:
         """A process with calls in flight stands still until others have its emails, and wakes while they are at it."""
@@ -489,14 +506,18 @@ class World:
         await self._accept()
         await anyio.sleep(self.rng.uniform(0.1, 2))
         node = max(self._nodes, key=lambda n: n.mailer.in_flight)
-        node.thread.thawed = anyio.Event()
+        node.thread.freeze()
         await anyio.sleep(LEASE_SECONDS + self.rng.uniform(0, 5))
-        node.thread.thawed.set()
+        node.thread.thaw()
 
     async def _storage_trouble(self) -> None:
+        """At times a process starts just when it is over, and sees nothing of it."""
+        seconds = self.rng.choice([0.2, 3.0, LEASE_SECONDS + 3])
         self.storage.is_away = True
-        await anyio.sleep(self.rng.choice([0.2, 3.0, LEASE_SECONDS + 3]))
+        await anyio.sleep(seconds)
         self.storage.is_away = False
+        if seconds > LEASE_SECONDS:
+            await self._kill()
 
     async def _change_weather(self) -> None:
         provider = self.rng.choice(self.providers)
@@ -616,6 +637,18 @@ class World:
             case = self.storage.cases[email_id]
             if attempt_id not in (None, case.delivery.attempt_id) and attempt_id not in told:
                 self.broken(f"I4: an outcome of another attempt ended the lease of {attempt_id}: {case}")
+
+    def leases(self) -> dict[AttemptId, EmailId]:
+        """What is leased now."""
+        deliveries = (case.delivery for case in self.storage.cases.values())
+        return {d.attempt_id: d.email_id for d in deliveries if d.attempt_id is not None}
+
+    def check_swept(self, leases: dict[AttemptId, EmailId]) -> None:
+        """No doubt without need: what a process that is well has in hand does not lapse, whatever the storage did."""
+        at_work = [node for node in self._nodes if node.thread.ran_for(LEASE_SECONDS)]
+        for attempt_id in leases.keys() - self.leases().keys():
+            if any(node.holds(attempt_id) for node in at_work):
+                self.broken(f"{attempt_id} lapsed in the hands of a process that is well: {leases[attempt_id]}")
 
     def check_books(self) -> None:
         """I1 and I4, from the moves made since the last look."""

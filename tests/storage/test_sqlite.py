@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from hes.errors import ConfigError, StorageBroken, StorageUnavailable
 from hes.model import EmailId, OnDoubt, Outcome, Reason, Status
+from hes.policy import PROCESS_DIED
 from hes.storage import sqlite
 from hes.storage.records import Accepted, ListQuery, NewEmail, Reach
 from hes.storage.sql import SqlStorage
@@ -171,6 +172,7 @@ async def test_what_was_in_flight_at_a_crash_is_in_doubt_at_once(
         assert await after.status(leased) == (Status.HELD, Reason.DOUBT)
         stored = await after.read(leased)
         assert (stored.attempts[0].is_open_doubt, stored.attempts[0].ended_at) == (True, NOW + 1000)
+        assert stored.attempts[0].detail == PROCESS_DIED, "the lock has proven it"
         assert stored.delivery.lapses == 1
         assert await after.status(queued) == (Status.QUEUED, None)
 
