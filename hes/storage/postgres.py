@@ -32,6 +32,7 @@ from hes.model import Millis
 from hes.policy import Policy
 from hes.storage.database import Work
 from hes.storage.hints import PostgresHints
+from hes.storage.postgres_tls import BadUrl, bad_url
 from hes.storage.sql import SqlStorage
 from hes.telemetry.telemetry import OFF, Telemetry
 
@@ -106,14 +107,20 @@ class PostgresUrl:
         self.dsn = urllib.parse.urlunsplit(parts._replace(query=urllib.parse.urlencode(rest)))
 
     async def connect(self, timeout: float = DEADLINES.connect) -> asyncpg.Connection:  # noqa: ASYNC109 (asyncpg's)
-        return await asyncpg.connect(
-            self.dsn,
-            timeout=timeout,
-            connection_class=_Connection,
-            # SQLAlchemy keeps them; but with 0 here the driver names none, and the server plans each one every time.
-            statement_cache_size=0 if self.is_pooled else 100,
-            server_settings={"application_name": "hes"},
-        )
+        """Raises BadUrl for what no waiting mends, else one of `TROUBLE`."""
+        try:
+            return await asyncpg.connect(
+                self.dsn,
+                timeout=timeout,
+                connection_class=_Connection,
+                # SQLAlchemy keeps them; but with 0 here the driver names none, and the server plans each every time.
+                statement_cache_size=0 if self.is_pooled else 100,
+                server_settings={"application_name": "hes"},
+            )
+        except TROUBLE as error:
+            if (found := bad_url(error, self.dsn)) is not None:
+                raise found from error
+            raise
 
     def engine(
         self, connections: int = CONNECTIONS, connect_seconds: Callable[[], float] = lambda: DEADLINES.connect
@@ -274,6 +281,8 @@ _MEANINGS = {
 
 def _meaning(error: BaseException) -> StorageUnavailable | None:
     """What an error means for us; None: a bug of ours, or a row that can't be written."""
+    if isinstance(error, BadUrl):
+        return StorageUnavailable(str(error))
     sqlstate = _sqlstate(error)
     if sqlstate:
         sentence = _MEANINGS.get(sqlstate) or _MEANINGS.get(sqlstate[:2])
@@ -321,6 +330,8 @@ async def open_postgres(
         try:
             await database.read(refuse_unfit)
         except StorageUnavailable as error:
+            if isinstance(error.__cause__, BadUrl):
+                raise ConfigError(f"HES_DATABASE_URL: {error}") from error
             _log.warning("HES_DATABASE_URL: %s; HES goes on asking", error)
         hints = PostgresHints(url.connect, database, new_id)
         storage = SqlStorage(database, policy, new_id, hints, telemetry)
