@@ -138,6 +138,13 @@ def empty_database() -> Iterator[str]:
         in_thread(execute(_server_url(), f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
+EMPTY = (
+    "DO $$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' "
+    "AND tablename NOT IN ('alembic_version', 'schema_readers') "
+    "LOOP EXECUTE format('DELETE FROM %I', name); END LOOP; END $$"
+)
+"""SQL that leaves what the migrations left."""
+
 _free: list[str] = []
 
 
@@ -151,11 +158,7 @@ async def _create(*, migrated: bool) -> str:
 async def _emptied(name: str) -> bool:
     """Whether it is as new: a test may have done something to its schema."""
     async with _connected(database_url(name)) as connection:
-        await connection.execute(
-            "DO $$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' "
-            "AND tablename NOT IN ('alembic_version', 'schema_readers') "
-            "LOOP EXECUTE format('DELETE FROM %I', name); END LOOP; END $$"
-        )
+        await connection.execute(EMPTY)
         versions = [row["version_num"] for row in await connection.fetch("SELECT version_num FROM alembic_version")]
         return versions == [migrations.SCHEMA_VERSION]
 

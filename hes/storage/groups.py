@@ -11,6 +11,9 @@ from hes.errors import StorageBroken, StorageUnavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+PATIENCE_SECONDS = 1.0
+"""Who has waited for longer behind a group that found the storage away is told so, and does not try by itself."""
+
 Write = Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
 """One transaction over all items: a result for each, in order, where an exception is the answer to that item alone.
 Raises: then nothing of it was written."""
@@ -23,6 +26,7 @@ class _Group(Generic[Item, Result]):
         self.items: list[Item] = []
         self.results: Sequence[Result | Exception] = ()
         self.done = anyio.Event()
+        self.began_at = anyio.current_time()
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -94,10 +98,19 @@ class GroupCommit(Generic[Item, Result]):
                 finally:
                     self._writing = 0
                     group.done.set()
+                if isinstance(group.results[0], StorageUnavailable):
+                    self._turn_away()
         finally:
             self._has_ended = True
             for group in self._waiting:
                 group.done.set()
+
+    def _turn_away(self) -> None:
+        """Nothing was written of those who have waited long enough."""
+        while self._waiting and anyio.current_time() - self._waiting[0].began_at > PATIENCE_SECONDS:
+            group = self._waiting.popleft()
+            group.results = [StorageUnavailable("the storage is away, for those before this too")] * len(group.items)
+            group.done.set()
 
     async def _commit(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         try:

@@ -58,13 +58,15 @@ class Deadlines(Struct, frozen=True, kw_only=True):
 
     connect: float = 3.0
     """Also for a connection that is free."""
-    call: float = 8.0
+    whole: float = 9.0
+    """All of it: one transaction, its repetitions, and asking what became of a COMMIT without an answer."""
+    call: float = 7.0
     """One transaction, from asking for a connection to the answer to its COMMIT."""
     statement: float = 5.0
     lock: float = 3.0
     """One waits for another, such as for the twin with the same idempotency key."""
     resolve: float = 8.0
-    """It is asked what became of a COMMIT without an answer."""
+    """It is asked what became of a COMMIT without an answer; no longer than all of it may take."""
 
     def as_settings(self) -> str:
         """SQL that sets them for one transaction: a pooler in between would lose what is set for a session."""
@@ -181,30 +183,38 @@ class PostgresDatabase:
         return started_at
 
     async def write(self, work: Work[T]) -> T:
-        return await self._tried(lambda: self._write(work))
+        return await self._tried(lambda ends_at: self._write(work, ends_at))
 
     async def read(self, work: Work[T]) -> T:
-        return await self._tried(lambda: self._read(work))
+        return await self._tried(lambda ends_at: self._read(work, ends_at))
 
-    async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Again if it surely was not written and another try may help, at growing random intervals."""
+    async def _tried(self, call: Callable[[float], Awaitable[T]]) -> T:
+        """Again if it surely was not written and another try may help, at growing random intervals.
+
+        The call is told when all of it must have ended, by the loop's clock.
+        """
+        ends_at = anyio.current_time() + self._deadlines.whole
         with anyio.CancelScope(shield=True):  # a caller that goes away leaves no transaction half done
             for attempt in itertools.count(1):
                 try:
-                    return await call()
+                    return await call(ends_at)
                 except TROUBLE as error:
                     if (meaning := _meaning(error)) is None:
                         raise
-                    if attempt == TRIES or not _may_help(error):
+                    pause = random.uniform(0, 0.02 * 2**attempt)
+                    if attempt == TRIES or not _may_help(error) or anyio.current_time() + pause >= ends_at:
                         raise meaning from error
-                await anyio.sleep(random.uniform(0, 0.02 * 2**attempt))
+                await anyio.sleep(pause)
         raise AssertionError  # the loop does not end
 
-    async def _write(self, work: Work[T]) -> T:
+    def _call_seconds(self, ends_at: float) -> float:
+        return min(self._deadlines.call, ends_at - anyio.current_time())
+
+    async def _write(self, work: Work[T], ends_at: float) -> T:
         xid = None
         result: T
         try:
-            with anyio.fail_after(self._deadlines.call):
+            with anyio.fail_after(self._call_seconds(ends_at)):
                 async with self._engine.connect() as connection, connection.begin() as transaction:
                     begun = (await connection.execute(self._begin_write)).one()
                     result = await connection.run_sync(work, self._clock() if self._clock else begun.now)
@@ -212,14 +222,18 @@ class PostgresDatabase:
                     await transaction.commit()
         except TROUBLE:
             # Asked whatever the error is: the driver makes up codes of its own for a connection that is lost.
-            if xid is None or not await self._was_committed(xid):
+            if xid is None or not await self._was_committed(xid, ends_at):
                 raise
         return result
 
-    async def _was_committed(self, xid: str) -> bool:
-        """What became of a COMMIT without an answer. Raises CommitUnknown when the server stays away."""
-        _log.warning("the connection was lost at a COMMIT; asking what became of transaction %s", xid)
-        with anyio.move_on_after(self._deadlines.resolve):
+    async def _was_committed(self, xid: str, ends_at: float) -> bool:
+        """What became of a COMMIT without an answer.
+
+        Raises CommitUnknown when the server stays away, or the COMMIT hangs: it is under way then, as for a synchronous
+        standby that does not answer.
+        """
+        _log.warning("no answer to a COMMIT; asking what became of transaction %s", xid)
+        with anyio.move_on_after(min(self._deadlines.resolve, ends_at - anyio.current_time())):
             while True:
                 try:
                     async with self._engine.connect() as connection:
@@ -231,11 +245,11 @@ class PostgresDatabase:
                     if fate in ("committed", "aborted"):
                         return bool(fate == "committed")
                 await anyio.sleep(0.1)
-        raise CommitUnknown("the database went away in the middle of a COMMIT, and nobody knows what became of it")
+        raise CommitUnknown("the database fell silent in the middle of a COMMIT, and nobody knows what became of it")
 
-    async def _read(self, work: Work[T]) -> T:
+    async def _read(self, work: Work[T], ends_at: float) -> T:
         result: T
-        with anyio.fail_after(self._deadlines.call):
+        with anyio.fail_after(self._call_seconds(ends_at)):
             async with self._snapshots.connect() as connection:
                 begun = (await connection.execute(self._begin_read)).one()
                 result = await connection.run_sync(work, self._clock() if self._clock else begun.now)
@@ -342,15 +356,23 @@ async def open_postgres(
             tasks.cancel_scope.cancel()
 
 
+LOSES = {
+    "off": "a crash of the server loses accepted emails",
+    "local": "a synchronous standby that takes over may not have the emails that were accepted last",
+}
+"""What `synchronous_commit` must not be. `remote_write` is as good as `on` unless both machines fail at once, since the
+server itself has always synced; `remote_apply` waits for more."""
+
+
 def refuse_unfit(connection: sa.Connection, _now: Millis) -> None:
     """Raises ConfigError if this server can't keep what HES promises."""
     show = "SELECT current_setting('server_version_num')::int / 10000, current_setting('synchronous_commit')"
     version, synchronous_commit = connection.execute(sa.text(show)).one()
     if version < OLDEST_POSTGRES:
         raise ConfigError(f"HES_DATABASE_URL: this is Postgres {version}, HES needs {OLDEST_POSTGRES} or newer")
-    if synchronous_commit == "off":
+    if synchronous_commit in LOSES:
         raise ConfigError(
-            "HES_DATABASE_URL: synchronous_commit is off there, so that a crash of the server loses accepted emails. "
+            f"HES_DATABASE_URL: synchronous_commit is {synchronous_commit} there, so that {LOSES[synchronous_commit]}. "
             "Turn it on for HES: ALTER ROLE ... SET synchronous_commit = on"
         )
 

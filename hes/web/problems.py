@@ -21,6 +21,7 @@ from msgspec import Struct, field
 
 from hes.errors import (
     CallerError,
+    CommitUnknown,
     FieldError,
     Forbidden,
     Invalid,
@@ -154,6 +155,11 @@ class _Outage:
             _log.error("the storage failed a write", exc_info=error)
         else:
             self._tell(error)
+        if isinstance(error, CommitUnknown):
+            return _unavailable(
+                "The database fell silent in the middle of this, and nobody knows yet whether it was done. Repeat the "
+                "same request with the same Idempotency-Key: nothing is sent twice. Without one, look first."
+            )
         return _unavailable(
             "The storage is not available now. Try again; with an Idempotency-Key nothing is sent twice."
         )

@@ -380,7 +380,9 @@ def test_probes_ask_what_hes_answers(overlay: str) -> None:
             continue
         (container,) = workload["spec"]["template"]["spec"]["containers"]
         assert container["ports"] == [{"name": "http", "containerPort": 8025}]
-        asked = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+        probes = ("startupProbe", "livenessProbe", "readinessProbe")
+        assert all(container[probe].get("timeoutSeconds", 1) >= 2 for probe in probes), "slow is not dead"
+        asked = {probe: container[probe]["httpGet"] for probe in probes}
         assert asked == {
             "startupProbe": {"path": alive, "port": "http"},
             "livenessProbe": {"path": alive, "port": "http"},

@@ -8,6 +8,7 @@ import pytest
 
 from hes.errors import StorageBroken, StorageUnavailable
 from hes.storage.groups import GroupCommit
+from tests.actors.parts import in_virtual_time
 
 
 class Disk:
@@ -139,6 +140,44 @@ async def test_a_storage_that_is_away_is_everybodys_answer_and_the_next_group_is
         assert [str(opened.answers[item]) for item in (1, 2)] == ["away", "away"]
         disk.error = None
         assert await opened.commits.submit(3) == 30
+
+
+@in_virtual_time
+async def test_who_waits_behind_a_storage_that_is_away_does_not_try_for_as_long_again() -> None:
+    """Else it would be told after two deadlines."""
+    disk = Disk()
+    disk.block()
+    disk.error = StorageUnavailable("away")
+    async with office(disk) as opened, anyio.create_task_group() as callers:
+        callers.start_soon(opened.call, 1)
+        await disk.begun.wait()
+        callers.start_soon(opened.call, 2)
+        await anyio.sleep(9)
+        for late in range(3, 5):
+            callers.start_soon(opened.call, late)
+        await anyio.wait_all_tasks_blocked()
+        disk.may_end.set()
+        await anyio.wait_all_tasks_blocked()
+        assert disk.groups == [[1]], "who came just now waited in the same group"
+        assert {type(answer) for answer in opened.answers.values()} == {StorageUnavailable}
+        disk.error = None
+        assert await opened.commits.submit(5) == 50
+
+
+@in_virtual_time
+async def test_who_has_just_come_is_written_after_a_storage_that_was_away() -> None:
+    disk = Disk()
+    disk.block()
+    disk.error = StorageUnavailable("away")
+    async with office(disk) as opened, anyio.create_task_group() as callers:
+        callers.start_soon(opened.call, 1)
+        await anyio.sleep(9)
+        callers.start_soon(opened.call, 2)
+        await anyio.wait_all_tasks_blocked()
+        disk.may_end.set()
+        await disk.begun.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert disk.groups == [[1], [2]]
 
 
 async def test_a_broken_disk_ends_the_writer_and_nobody_is_told_that_it_is_written() -> None:

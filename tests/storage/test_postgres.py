@@ -286,11 +286,20 @@ async def test_a_server_that_is_not_there_is_told(clock: FakeClock) -> None:
             await storage.check()
 
 
-async def test_a_server_that_may_lose_what_it_confirmed_is_refused(url: str, clock: FakeClock) -> None:
-    options = "&options=-c%20synchronous_commit%3Doff"
-    with pytest.raises(ConfigError, match="synchronous_commit is off"):
+@pytest.mark.parametrize("value", ["off", "local"])
+async def test_a_server_that_may_lose_what_it_confirmed_is_refused(url: str, clock: FakeClock, value: str) -> None:
+    options = f"&options=-c%20synchronous_commit%3D{value}"
+    with pytest.raises(ConfigError, match=f"synchronous_commit is {value} there, so that .* = on"):
         async with opened(url + options, clock):
             pass
+
+
+@pytest.mark.parametrize("value", ["on", "remote_write", "remote_apply"])
+async def test_a_server_that_waits_for_its_disk_and_its_standby_is_taken(
+    url: str, clock: FakeClock, value: str
+) -> None:
+    async with opened(f"{url}&options=-c%20synchronous_commit%3D{value}", clock) as storage:
+        await storage.check()
 
 
 # --- rows that it refuses --------------------------------------------------------------------------------------------

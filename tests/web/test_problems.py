@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from hes.errors import (
     CallerError,
+    CommitUnknown,
     ConfigError,
     FieldError,
     Forbidden,
@@ -153,6 +154,16 @@ async def test_a_storage_that_is_away_is_503_and_says_when_to_try_again(error: E
     assert problem_in(response)["type"] == "urn:hes:problem:unavailable"
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0
+    assert SECRET not in response.text
+
+
+async def test_what_nobody_knows_is_said_so_with_what_to_do() -> None:
+    response = await answer_to(CommitUnknown(SECRET))
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    detail = problem_in(response)["detail"]
+    assert "nobody knows yet whether it was done" in detail
+    assert "with the same Idempotency-Key" in detail
     assert SECRET not in response.text
 
 
