@@ -31,17 +31,19 @@ class Shared:
     def __init__(self, storage: MemoryStorage, node_id: str) -> None:
         self._storage = storage
         self.node_id = node_id
-
         self.is_cut = False
         """This node does not reach it."""
 
     def __getattr__(self, name: str) -> Any:
+        return getattr(self._reached(), name)
+
+    def _reached(self) -> MemoryStorage:
         if self.is_cut:
             raise StorageUnavailable("this node's connections lead nowhere")
-        return getattr(self._storage, name)
+        return self._storage
 
     async def lease(self, rooms: Mapping[str, Room], *, size_budget: int, is_idle: bool, deadline: float) -> Leases:
-        return await self._storage.lease(
+        return await self._reached().lease(
             rooms, size_budget=size_budget, is_idle=is_idle, deadline=deadline, node_id=self.node_id
         )
 
