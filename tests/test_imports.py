@@ -44,7 +44,8 @@ MAY_IMPORT = {
     "searching": "case model routing timeline",
     "policy": "case errors lanes model routing searching timeline transitions",
     "interventions": "case errors lanes model policy routing searching timeline transitions",
-    "providers": "errors headers mime model provider_settings telemetry timeouts told",  # nothing of gates, retries, storage
+    # nothing of gates, retries, storage
+    "providers": "errors headers mime model provider_settings telemetry timeouts told",
     # policy and routing, since claiming and settling decide inside the transaction
     "storage": "case errors ids interventions lanes model policy probing reports routing searching telemetry told",
     "actors": f"errors ids model searching telemetry timeouts transitions {KINDLESS}",
