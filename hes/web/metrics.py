@@ -5,7 +5,8 @@ from collections.abc import Callable
 import anyio.to_thread
 from litestar import Response, Router, get
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MEDIA_TYPE = "text/plain; version=0.0.4"
+"""Litestar adds the charset."""
 
 
 def metrics_router(exposition: Callable[[], bytes]) -> Router:
