@@ -178,6 +178,8 @@ async def test_nulls_are_as_good_as_nothing_where_there_may_be_nothing(house: Ho
         ({"expires_at": "2099-01-01T00:00:00"}, ["expires_at"]),
         ({"expires_at": "2099-01-01"}, ["expires_at"]),
         ({"expires_at": 4_000_000_000}, ["expires_at"]),
+        ({"expires_at": "2098-01-01T00:00:00Z\0"}, ["expires_at"]),
+        ({"expires_at": "2097-01-01T00:00:00\0Z"}, ["expires_at"]),
         ({"expires_at": "9999-12-31T23:59:59-23:59"}, ["expires_at"]),
         ({"expires_at": "0001-01-01T00:00:00+23:59"}, ["expires_at"]),
         ({"test": "yes"}, ["test"]),
