@@ -67,6 +67,10 @@ class Submission(Struct, frozen=True, kw_only=True):
     """What was asked for, as it was decoded."""
 
     @property
+    def recipient_count(self) -> int:
+        return len(self.to) + len(self.cc) + len(self.bcc)
+
+    @property
     def request_hash(self) -> bytes:
         """SHA-256 of what was asked for; key order, white space and how a string was escaped do not change it.
 

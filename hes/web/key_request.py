@@ -33,7 +33,8 @@ class KeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(max_length=100, description="The only domains it may send from; none: those of the key that makes it."),
     ] = ()
     rate_per_second: Annotated[
-        Rate | None, Meta(description="Emails a second, at most; null: as the key that makes it.")
+        Rate | None,
+        Meta(description="Emails a second, at most, each recipient counted; null: as the key that makes it."),
     ] = None
     expires_at: Annotated[
         Moment | None, Meta(description="Refused from then on; null: when the key that makes it is.")
