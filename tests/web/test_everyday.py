@@ -338,7 +338,14 @@ async def test_an_address_is_found_as_it_was_written(hes: Service) -> None:
     [
         *("status=lost", "reason=x", "limit=0", "limit=101", "limit=x", "cursor=x", "created_after=now"),
         *("created_after=2026-01-01T00:00:00Z%00", "created_before=2026-01-01T00:00:00%00Z"),
-        *("to=", "tag=%00", "project=other", "status=queued&status=sent"),
+        *(
+            "to=ann@%E2%84%AAey.org",
+            "from=an%EF%BD%81@b.org",
+            "to=",
+            "tag=%00",
+            "project=other",
+            "status=queued&status=sent",
+        ),
     ],
 )
 async def test_a_wrong_parameter_is_422_and_named(hes: Service, query: str) -> None:

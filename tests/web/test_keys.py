@@ -169,6 +169,7 @@ async def test_nulls_are_as_good_as_nothing_where_there_may_be_nothing(house: Ho
         ({"sender_domains": ["", "-", "a b.com", "ex\x00ample.com"]}, [f"sender_domains[{n}]" for n in range(4)]),
         ({"sender_domains": ["a.example.com"] * 101}, ["sender_domains"]),
         ({"sender_domains": "example.com"}, ["sender_domains"]),
+        ({"sender_domains": ["\u212aey.com"]}, ["sender_domains[0]"]),
         ({"rate_per_second": 0}, ["rate_per_second"]),
         ({"rate_per_second": -1}, ["rate_per_second"]),
         ({"rate_per_second": 10**9}, ["rate_per_second"]),
