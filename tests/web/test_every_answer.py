@@ -48,6 +48,33 @@ async def ask(port: int, request: str) -> str:
     return found.partition(b"\r\n\r\n")[0].decode()
 
 
+BAD = {
+    "no HTTP": "what is this\r\n\r\n",
+    "another protocol": get("/", "Connection: Upgrade", "Upgrade: websocket"),
+    "lengths that differ": "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "no key": get("/v1/emails"),
+    "a wrong key": get("/v1/emails", "Authorization: Bearer hes_live_x"),
+    "no events": "POST /hooks/mailgun HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+}
+
+
+async def test_bad_requests_don_t_fill_the_disk(tmp_path: Path) -> None:
+    """Also of whoever goes away in the middle of an answer: what that makes of the log depends on who is quicker."""
+    async with cold(tmp_path, providers="mailgun://k@default/mg.example.com?webhook_secret=s") as hes:
+        await hes.ready()
+        port = httpx.URL(hes.url).port or 0
+        before = len(hes.log())
+        for request in BAD.values():
+            for _ in range(20):
+                await ask(port, request)
+        for _ in range(50):
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                await stream.send(get("/docs/swagger-ui-bundle.js").replace("close", "keep-alive").encode() * 5)
+        await ask(port, get("/health/live"))
+        lines = [line["event"] for line in hes.log()[before:]]
+    assert len(lines) == len(set(lines)) < 10, lines
+
+
 async def test_browsers_are_told_to_guess_no_type(tmp_path: Path) -> None:
     async with cold(tmp_path, metrics="on") as hes:
         await hes.ready()
