@@ -233,4 +233,6 @@ async def _is_changed(
 async def erase_email(email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> None:
     principal = await authorize(desk.authenticator, request, "emails:send", "emails:read")
     read_query(request.scope["query_string"])
-    await desk.emails.erase(principal.reach, read_email_id(email_id))
+    id_ = read_email_id(email_id)
+    await desk.emails.erase(principal.reach, id_)
+    await desk.forget(id_)
