@@ -51,6 +51,7 @@ from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
 from hes.web.desk import Desk, Hook, ReadHook, Readiness
 from hes.web.memory_budget import MemoryBudget
+from hes.web.paths import strict_paths
 from hes.web.routes import answers, create_web
 from hes.web.throttle import Rates, WrongKeys, client_name
 
@@ -126,7 +127,7 @@ class Process:
             desk = replace(desk, forget=self._tidier.forget)
         page = telemetry.exposition
         web = create_web(desk, docs=settings.docs, metrics=page, only_health=settings.role == "mailer")
-        self.web: App = telemetry.around(web)
+        self.web: App = telemetry.around(strict_paths(web))
         for metric, *of in known_at_start(settings, answers(web), desk.hooks):
             telemetry.begin(metric, *of)
 

@@ -361,7 +361,7 @@ def test_a_bad_url_or_key_is_refused_and_not_shown(url: str, key: str) -> None:
 
 async def test_against_the_real_application(tmp_path: Path) -> None:
     async with open_service(tmp_path / "hes.db") as service:
-        transport = httpx.ASGITransport(app=create_web(service.desk))
+        transport = httpx.ASGITransport(app=create_web(service.desk))  # type: ignore[arg-type]
         async with AsyncClient("http://hes", KEY, transport=transport) as hes:
             assert await hes.health() == {"status": "ready"}
             accepted = await hes.send(LEAST, idempotency_key="one", text="Thank you.")

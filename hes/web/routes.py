@@ -10,7 +10,6 @@ from litestar.di import Provide
 from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
-from hes.telemetry.telemetry import App
 from hes.web.bulk import cancel_emails, resolve_emails
 from hes.web.desk import Desk
 from hes.web.docs import docs_router
@@ -22,7 +21,6 @@ from hes.web.hooks import HOOK_BODY_BYTES, take_events
 from hes.web.keys import create_key, list_keys, revoke_key
 from hes.web.many import list_emails, send_batch
 from hes.web.metrics import metrics_router
-from hes.web.paths import strict_paths
 from hes.web.problems import exception_handlers
 from hes.web.providers import list_providers, pause_provider, reset_provider, resume_provider
 
@@ -34,7 +32,7 @@ SMALL_BODY_BYTES = 64 * 1024
 
 def create_web(
     desk: Desk, *, docs: bool = True, metrics: Callable[[], bytes] | None = None, only_health: bool = False
-) -> App:
+) -> Litestar:
     """The HTTP application. It owns nothing and starts nothing: whoever makes it has all of it running.
 
     `docs`: the docs page and the document that it shows. `metrics`: makes the text of /metrics. `only_health`: for a
@@ -42,7 +40,7 @@ def create_web(
     """
     documents: list[ControllerRouterHandler] = [openapi_json, docs_router()] if docs else []
     measured = [metrics_router(metrics)] if metrics is not None else []
-    web = Litestar(
+    return Litestar(
         [_health(), *measured] if only_health else [*_routers(desk.max_body_bytes), *documents, *measured],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         exception_handlers=exception_handlers(time.monotonic),
@@ -51,7 +49,6 @@ def create_web(
         logging_config=None,
         debug=False,
     )
-    return strict_paths(web)
 
 
 def answers(web: Litestar) -> Iterator[tuple[str, str, int]]:

@@ -7,6 +7,7 @@ import pytest
 from hes.actors import tidier
 from hes.model import EmailId
 from hes.providers.maildir import kept_emails
+from hes.storage.records import Reach
 from tests.faults.house import House, house
 from tests.faults.server import KEY, eventually
 
@@ -37,7 +38,7 @@ async def test_what_another_process_erased_goes_soon(tmp_path: Path, monkeypatch
         first, second, third = await hes.send(), await hes.send(), await hes.send()
         for email_id in (first, second, third):
             await hes.until(email_id, "sent")
-        await hes.storage.erase("default", EmailId(first))
+        await hes.storage.erase(Reach("default"), EmailId(first))
 
         async def is_one_gone() -> bool:
             return kept_emails(out) == {second, third}

@@ -48,7 +48,7 @@ async def test_whose_content_is_gone_can_be_asked(bench: Bench, sql: SqlStorage)
     bench.clock.advance(3601)
     erased, kept = await sent(bench), await bench.accept()
     await sql.drop_old(HOUR_MS, None)
-    await sql.erase("shop", erased.email.id)
+    await sql.erase(SHOP, erased.email.id)
     unknown = new_email().email.id
     found = await sql.has_content([dropped.email.id, erased.email.id, EmailId(kept), unknown])
     assert found == {dropped.email.id: False, erased.email.id: False, kept: True}

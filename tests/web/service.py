@@ -159,7 +159,7 @@ class Service:
         self, method: str, path: str, *, key: str | None = KEY, desk: dict[str, Any] | None = None, **sent: Any
     ) -> httpx.Response:
         """One request. `desk`: parts of the desk that are others this once."""
-        transport = httpx.ASGITransport(app=self.app_with(desk))
+        transport = httpx.ASGITransport(app=self.app_with(desk))  # type: ignore[arg-type]
         auth = [] if key is None else [("Authorization", f"Bearer {key}")]
         headers = sent.pop("headers", {})
         headers = [*auth, *(headers.items() if isinstance(headers, dict) else headers)]

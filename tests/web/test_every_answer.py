@@ -4,11 +4,10 @@ from pathlib import Path
 
 import anyio
 import httpx
-import pytest
 from anyio import EndOfStream
 
 from tests.faults.server import KEY, PATIENCE_SECONDS, cold
-from tests.web.service import Service, problem_in
+from tests.web.service import problem_in
 
 POST_HOOK = "POST /hooks/none HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 
@@ -84,10 +83,10 @@ async def test_browsers_are_told_to_guess_no_type(tmp_path: Path) -> None:
             assert head.lower().count("x-content-type-options: nosniff") == 1, (what, head)
 
 
-@pytest.mark.parametrize(
-    "path", ["//v1/emails", "/%2Fv1/emails", "/v1//emails", "//", "//evil.example/", "/health//live"]
-)
-async def test_a_path_has_one_spelling(hes: Service, path: str) -> None:
+async def test_a_path_has_one_spelling(tmp_path: Path) -> None:
     """The router takes `//v1/emails` for `/v1/emails`, which a proxy's rules may not."""
-    answer = await hes.ask("GET", f"http://hes{path}")
-    assert "two slashes" in problem_in(answer, 400)["detail"]
+    async with cold(tmp_path) as hes, httpx.AsyncClient(trust_env=False) as http:
+        await hes.ready()
+        for path in ("//v1/emails", "/%2Fv1/emails", "/v1//emails", "//", "//evil.example/", "/health//live"):
+            answer = await http.get(f"{hes.url}{path}", headers={"Authorization": f"Bearer {KEY}"})
+            assert "two slashes" in problem_in(answer, 400)["detail"], path

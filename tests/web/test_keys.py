@@ -535,7 +535,7 @@ async def test_of_basics_two_only_the_key_is_looked_up_once_it_is_in_use(house: 
     key = (await house.make())["key"]
     for _ in range(3):
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=house._app),
+            transport=httpx.ASGITransport(app=house._app),  # type: ignore[arg-type]
             auth=("api", key),
         ) as client:
             assert (await client.get(f"http://hes/v1/emails/{NOWHERE}")).status_code == 404
