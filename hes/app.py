@@ -16,11 +16,13 @@ from pathlib import Path
 
 import anyio
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from hes.actors.actor import StorageTrouble
 from hes.actors.membership import Membership
 from hes.actors.operator import Operator
 from hes.actors.supervisor import Supervisor
+from hes.actors.tidier import Tidier
 from hes.actors.watchdog import Watchdog
 from hes.configured import all_providers, daily_quotas, rules_of
 from hes.errors import ConfigError, StorageUnavailable
@@ -30,8 +32,10 @@ from hes.mailer import Mailer
 from hes.model import Clock, Millis
 from hes.node import SharedClock, ThisNode
 from hes.policy import Policy
+from hes.provider_settings import Kind
 from hes.providers import REGISTRY, Surroundings, make_provider
 from hes.providers.hook import BadEvents, BadSignature, ReadEvents
+from hes.providers.maildir import kept_emails, remove_messages
 from hes.providers.outbox import Outbox
 from hes.providers.provider import Provider
 from hes.routing import OUTBOX
@@ -47,6 +51,7 @@ from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
 from hes.web.desk import Desk, Hook, ReadHook, Readiness
 from hes.web.memory_budget import MemoryBudget
+from hes.web.paths import strict_paths
 from hes.web.routes import answers, create_web
 from hes.web.throttle import Rates, WrongKeys, client_name
 
@@ -117,9 +122,12 @@ class Process:
         desk = make_desk(
             settings, storage, operator, node, new_id, clock, self.readiness, self._stored_keys, self._backlog
         )
+        self._tidier = make_tidier(settings, storage, clock, rng)
+        if self._tidier is not None:
+            desk = replace(desk, forget=self._tidier.forget)
         page = telemetry.exposition
         web = create_web(desk, docs=settings.docs, metrics=page, only_health=settings.role == "mailer")
-        self.web: App = telemetry.around(web)
+        self.web: App = telemetry.around(strict_paths(web))
         for metric, *of in known_at_start(settings, answers(web), desk.hooks):
             telemetry.begin(metric, *of)
 
@@ -145,6 +153,8 @@ class Process:
             beside.start_soon(self._supervisor.run, self._watchdog)
             if self._backlog.is_limited:
                 beside.start_soon(self._backlog.run)
+            if self._tidier is not None:
+                beside.start_soon(self._supervisor.run, self._tidier)
             if self._is_shared:
                 beside.start_soon(self._supervisor.run, self._membership)
             if self._mailer is not None:
@@ -188,6 +198,20 @@ def make_providers(settings: Settings, storage: Storage, clock: Clock) -> list[P
     made = [make_provider(provider, around) for provider in settings.providers]
     hidden = len(all_providers(settings)) > len(made)
     return [*made, Outbox(OUTBOX, storage.keep, maildir=None)] if hidden else made
+
+
+def make_tidier(settings: Settings, storage: SqlStorage, clock: Clock, rng: random.Random) -> Tidier | None:
+    """Where the outbox writes a Maildir."""
+    if settings.role == "api" or all(provider.kind != Kind.OUTBOX for provider in settings.providers):
+        return None
+    return Tidier(
+        storage.has_content,
+        kept=partial(kept_emails, settings.outbox_dir),
+        remove=partial(remove_messages, settings.outbox_dir),
+        keep_history_days=settings.retention_history,
+        clock=clock,
+        rng=rng,
+    )
 
 
 def make_hooks(settings: Settings) -> dict[str, Hook]:

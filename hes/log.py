@@ -5,12 +5,15 @@ forge lines: JSON escapes control characters, and so does the console here; a tr
 indented lines below its event on the console. Secrets are masked by type (`Secret`) and by key; texts are not searched
 for them, so no message may be made with one. Libraries that log what they send to the database or the network in
 their lower levels stay at WARNING whatever the level is, since that would be addresses and bodies.
+
+What anybody can cause without a key fills no disk: such lines are written once and then counted, and each has an end.
 """
 
 import logging
 import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import structlog
@@ -34,6 +37,49 @@ _TALKATIVE = (
     "opentelemetry",
     "urllib3",
 )
+
+_OF_STRANGERS = frozenset({"asyncio", "hes.hooks", "hes.web", "uvicorn.error"})
+"""Who warns of what anybody can cause: by bad requests, by going away in the middle of an answer, by asking for health
+while the storage is away."""
+QUIET_SECONDS = 60.0
+_MOST_KINDS = 100
+MAX_TEXT = 10_000
+"""Characters of one value: more than a traceback has."""
+
+
+class OncePerMinute(logging.Filter):
+    """Of equal warnings of those loggers one a minute, which says how many there were since the last one."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._monotonic = monotonic
+        self._quiet: dict[str, tuple[float, int]] = {}
+        """Until when, and how often since then."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name not in _OF_STRANGERS or record.levelno < logging.WARNING:
+            return True
+        now, kind = self._monotonic(), self._kind(record)
+        until, count = self._quiet.get(kind, (0.0, 0))
+        if now < until:
+            self._quiet[kind] = until, count + 1
+            return False
+        if count:
+            record.msg = f"{record.getMessage().rstrip()} ({count + 1} times since this was said last)"
+            record.args = ()
+        self._quiet[kind] = now + QUIET_SECONDS, 0
+        return True
+
+    def _kind(self, record: logging.LogRecord) -> str:
+        """Of too many kinds all further ones are one."""
+        error = record.exc_info[0] if record.exc_info else None
+        text = f"{record.name} {record.getMessage()[:200]} {error}"
+        if text not in self._quiet and len(self._quiet) >= _MOST_KINDS:
+            now = self._monotonic()
+            self._quiet = {kind: (until, count) for kind, (until, count) in self._quiet.items() if until > now}
+            if len(self._quiet) >= _MOST_KINDS:
+                return ""
+        return text
 
 
 def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -79,12 +125,14 @@ def configure(level: str, format: str | None = None, stream: TextIO | None = Non
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(out)
+    handler.addFilter(OncePerMinute())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_ON_ALL,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _with_an_end,
                 redact,
                 *(_console(colours=out.isatty()) if is_console else [structlog.processors.JSONRenderer()]),
             ],
@@ -101,6 +149,18 @@ def configure(level: str, format: str | None = None, stream: TextIO | None = Non
     logging.getLogger("uvicorn.access").disabled = True
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _with_an_end(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Beginning and end of a long text: those of a traceback say most."""
+    return {key: _shortened(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _shortened(text: str) -> str:
+    left_out = len(text) - MAX_TEXT
+    if left_out <= 0:
+        return text
+    return f"{text[: MAX_TEXT // 2]} ... {left_out:,} characters are left out ... {text[-MAX_TEXT // 2 :]}"
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -185,6 +185,7 @@ def _uvicorn_config(web: App, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,  # whose X-Forwarded-For is believed: hes.web.throttle
         lifespan="on",
         server_header=False,
+        headers=[("X-Content-Type-Options", "nosniff")],  # also of answers that no handler makes
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(settings.grace_seconds / 2)),
     )

@@ -157,7 +157,7 @@ class Settings(Times, frozen=True, kw_only=True):
     lease_seconds: Annotated[float, Setting(SECONDS, "How long a sender holds an email", "30")] = 30.0
     poll_seconds: Annotated[float, Setting(SECONDS, "How often due emails are looked for", "1")] = 1.0
     grace_seconds: Annotated[float, Setting(SECONDS, "What a stop leaves for calls in flight", "20")] = 20.0
-    docs: Annotated[bool, Setting(switch, "The docs page, /docs", "off")] = True
+    docs: Annotated[bool, Setting(switch, "The docs page, /docs, and /openapi.json", "off")] = True
     metrics: Annotated[bool, Setting(switch, "The metrics, /metrics (one process; not with HES_WORKERS)", "off")] = True
     providers: Annotated[
         tuple[ProviderSettings, ...],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from hes.log import configure, get_logger
+from hes.log import MAX_TEXT, OncePerMinute, configure, get_logger
 from hes.secret import Secret
 
 NASTY = "a\n2026-01-01 forged\x1b[31m\r\x00\x9b\u202e"
@@ -154,3 +154,77 @@ def test_bound_context_is_on_every_line(out: io.StringIO) -> None:
     logging.getLogger("litestar").info("there")
     get_logger("hes").info("here")
     assert [line["request_id"] for line in lines(out)] == ["r1", "r1"]
+
+
+# --- what anybody can cause, as often as they like -------------------------------------------------------------------
+
+
+class Minutes(OncePerMinute):
+    """Its time is in the test's hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        super().__init__(lambda: self.now)
+
+
+def logged(to: logging.Filter, message: str, *args: object, name: str = "uvicorn.error", level: int = logging.WARNING,
+           error: Exception | None = None) -> str | None:  # fmt: skip
+    """What is written of this line; None: nothing."""
+    info = (type(error), error, None) if error else None
+    record = logging.LogRecord(name, level, "", 0, message, args, info)
+    return record.getMessage() if to.filter(record) else None
+
+
+def test_a_line_that_anybody_can_cause_is_written_once_and_then_counted() -> None:
+    limit = Minutes()
+    bad = "Invalid HTTP request received."
+    assert [logged(limit, bad) for _ in range(1000)] == [bad] + [None] * 999
+    assert logged(limit, "Unsupported upgrade request.") == "Unsupported upgrade request."
+    limit.now += 59.9
+    assert logged(limit, bad) is None
+    limit.now += 0.2
+    assert logged(limit, bad) == f"{bad} (1001 times since this was said last)"
+    assert logged(limit, bad) is None
+    limit.now += 60
+    assert logged(limit, "Exception in ASGI application\n") == "Exception in ASGI application\n"
+    assert logged(limit, "Exception in ASGI application\n") is None
+
+
+def test_each_error_is_a_line_of_its_own() -> None:
+    limit = Minutes()
+    for error in (ValueError("x"), KeyError("x")):
+        assert logged(limit, "%s %s failed", "GET", "/v1/emails", name="hes.web", error=error)
+        assert logged(limit, "%s %s failed", "GET", "/v1/emails", name="hes.web", error=error) is None
+    assert logged(limit, "%s %s failed", "GET", "/v1/keys", name="hes.web", error=KeyError("x"))
+
+
+def test_however_many_kinds_there_are_the_log_and_the_memory_are_bounded() -> None:
+    limit = Minutes()
+    written = [text for n in range(10_000) if (text := logged(limit, f"kind {n}"))]
+    assert len(written) <= 101
+    limit.now += 61
+    assert logged(limit, "kind 9999") == "kind 9999"
+
+
+def test_what_is_told_by_whoever_has_a_key_is_all_written() -> None:
+    limit = Minutes()
+    assert all(logged(limit, "key %s is made", "1", name="hes.web", level=logging.INFO) for _ in range(3))
+    assert all(logged(limit, "doubt", name="hes.sender") for _ in range(3))
+
+
+def test_the_log_of_a_process_is_bounded_so(out: io.StringIO) -> None:
+    configure("info", "json", out)
+    for _ in range(3):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    assert len(lines(out)) == 1
+
+
+def test_a_line_has_an_end(out: io.StringIO) -> None:
+    configure("info", "json", out)
+    get_logger("hes").error("x" * 10**6, name="y" * 10**6, exc_info=failure("forged" + "z" * 10**6))
+    [line] = lines(out)
+    for key in ("event", "name", "exception"):
+        assert len(line[key]) < MAX_TEXT + 100
+        assert "characters are left out" in line[key]
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("zzz")

@@ -23,7 +23,7 @@ def keys() -> None:
 @click.option(
     "--sender-domain", "sender_domains", multiple=True, metavar="DOMAIN", help="Only from there (again for more)."
 )
-@click.option("--rate", "rate_per_second", type=float, help="Emails a second, at most.")
+@click.option("--rate", "rate_per_second", type=float, help="Emails a second, at most; each recipient counts.")
 @click.option("--expires-at", metavar="TIME", help="As in 2026-01-31T12:00:00Z.")
 @click.option("--test", is_flag=True, help="What it sends goes to the outbox only.")
 @with_hes

@@ -5,7 +5,7 @@ Left out, since HES or the way makes it anew: Date, Message-ID, MIME-Version, an
 
 import email.policy
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email import message_from_bytes
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -32,14 +32,31 @@ _MADE_ANEW = {
     "x-hes-id",  # in what the outbox keeps
     "x-hes-attempt",
 }
+MAX_FILE_BYTES = 64 * 1024 * 1024
+_MAX_PARTS = 200
+_MAX_DEPTH = 20
+_MAX_HEADER = 100_000
+"""Characters: more than a thousand recipients take."""
+_MAX_CONTENT_HEADER = 4000
+"""Of a header about a part. What the standard library takes for its parameters grows with the square of it."""
 _ALTERNATIVES = {"text/plain", "text/html", "multipart/related", "multipart/mixed"}
 _HARMLESS = {"name", "charset", "format", "delsp", "x-unix-mode", "x-mac-type", "x-mac-creator", "x-apple-part-url"}
 """Parameters of a content type that the API has another place for, or nobody needs."""
-_PLAIN_POLICY = email.policy.default.clone(linesep="\n")
 
 
 class CannotExpress(HesError):
     """The file holds something that the API has no field for, or is no email."""
+
+
+class _Bounded(email.policy.EmailPolicy):
+    """Refuses a header that is too long before anything reads what it says."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name = sourcelines[0].partition(":")[0]
+        most = _MAX_CONTENT_HEADER if name.lower().startswith("content-") else _MAX_HEADER
+        if sum(map(len, sourcelines)) > most:
+            raise CannotExpress(f"the file has a {name[:40]} header of more than {most:,} characters")
+        return super().header_source_parse(sourcelines)
 
 
 class _Body(Struct):
@@ -50,7 +67,32 @@ class _Body(Struct):
 
 def read_mime(raw: bytes) -> dict[str, Any]:
     """The fields of `POST /v1/emails` that the file holds. Raises CannotExpress."""
-    message = message_from_bytes(raw, policy=_PLAIN_POLICY)
+    if len(raw) > MAX_FILE_BYTES:
+        raise CannotExpress(f"the file has more than {MAX_FILE_BYTES // 1024 // 1024} MiB")
+    policy: Any = _Bounded(linesep="\n", message_factory=_counting())
+    try:
+        return _fields(message_from_bytes(raw, policy=policy))
+    except RecursionError:  # of the standard library's readers, which go one call deeper for each level
+        raise CannotExpress(
+            "the file holds parts within parts, or brackets within brackets, too deep to read"
+        ) from None
+
+
+def _counting() -> Callable[..., EmailMessage]:
+    """Makes the message and each part of it."""
+    count = 0
+
+    def make(policy: email.policy.EmailPolicy) -> EmailMessage:
+        nonlocal count
+        count += 1
+        if count > _MAX_PARTS + 1:  # the parser makes one more, to try
+            raise CannotExpress(f"the file has more than {_MAX_PARTS} parts")
+        return EmailMessage(policy)
+
+    return make
+
+
+def _fields(message: EmailMessage) -> dict[str, Any]:
     body = _Body()
     _walk(message, body)
     fields: dict[str, Any] = {"subject": _subject(message), "text": body.text, "html": body.html}
@@ -126,14 +168,16 @@ def _headers(message: EmailMessage) -> Iterator[tuple[str, str]]:
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _walk(part: EmailMessage, body: _Body) -> None:
+def _walk(part: EmailMessage, body: _Body, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise CannotExpress(f"the file holds parts within parts, more than {_MAX_DEPTH} deep")
     kind = part.get_content_type()
     if part.is_multipart() and kind != "message/rfc822":
         if kind not in {"multipart/mixed", "multipart/alternative", "multipart/related"}:
             raise CannotExpress(f"the file holds {kind}, which HES can't send as it is")
         for child in part.iter_parts():
             _check_alternative(kind, child)
-            _walk(cast("EmailMessage", child), body)
+            _walk(cast("EmailMessage", child), body, depth + 1)
     elif part.get_content_disposition() == "attachment" or part.get_filename() or part.get_content_maintype() != "text":
         body.files.append(part)
     elif kind == "text/plain" and body.text is None:

@@ -9,7 +9,7 @@ import rich_click as click
 
 from hes.cli.api import with_hes
 from hes.cli.emails import follow, send_at
-from hes.cli.mime_file import CannotExpress, read_mime
+from hes.cli.mime_file import MAX_FILE_BYTES, CannotExpress, read_mime
 from hes.cli.screen import Screen
 from hes.client import Client
 
@@ -89,7 +89,7 @@ def fields(
 
 def _mime(file: BinaryIO) -> dict[str, Any]:
     try:
-        return read_mime(file.read())
+        return read_mime(file.read(MAX_FILE_BYTES + 1))
     except CannotExpress as error:
         raise click.BadParameter(f"{error}.", param_hint="--eml") from None
 

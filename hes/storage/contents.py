@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -19,6 +19,10 @@ _log = logging.getLogger("hes.storage")
 decode_email = msgspec.json.Decoder(Email).decode
 _select = sa.select(tables.emails.c.id, tables.emails.c.content).where(
     tables.emails.c.id.in_(sa.bindparam("email_ids", expanding=True)), tables.emails.c.content.is_not(None)
+)
+
+_select_there = sa.select(tables.emails.c.id, tables.emails.c.content.is_not(None)).where(
+    tables.emails.c.id.in_(sa.bindparam("email_ids", expanding=True))
 )
 
 _TRACE = re.compile(rb'"trace":"([0-9a-f-]{55})"\}$')
@@ -49,3 +53,11 @@ def traces(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[Emai
         return {}
     rows = connection.execute(_select_ends, {"email_ids": padded(email_ids)})
     return {email_id: found[1].decode() for email_id, end in rows if (found := _TRACE.search(end)) is not None}
+
+
+def still_there(connection: sa.Connection, email_ids: Collection[EmailId]) -> dict[EmailId, bool]:
+    """Whether the content is, of each email that there is."""
+    if not email_ids:
+        return {}
+    rows = connection.execute(_select_there, {"email_ids": padded(list(email_ids))})
+    return {EmailId(email_id): bool(is_there) for email_id, is_there in rows}

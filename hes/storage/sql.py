@@ -38,7 +38,7 @@ from hes.storage.accounts import Quotas, QuotaTaken
 from hes.storage.batches import Insert
 from hes.storage.chronicle import Chronicle, Write
 from hes.storage.claiming import Claim, Due
-from hes.storage.contents import contents, decode_email
+from hes.storage.contents import contents, decode_email, still_there
 from hes.storage.database import Database
 from hes.storage.event_store import EventStore
 from hes.storage.groups import GroupCommit
@@ -479,6 +479,10 @@ class SqlStorage:
             write(ledger)
 
         await self._chronicle.write(work)
+
+    async def has_content(self, email_ids: Collection[EmailId]) -> dict[EmailId, bool]:
+        """Of each of these emails that there is: whether its content is still there. Shape: at most 500."""
+        return await self._database.read(lambda connection, _now: still_there(connection, email_ids))
 
     async def _decide(
         self,

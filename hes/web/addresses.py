@@ -5,6 +5,7 @@ Not decided here: whether the domain exists, and whether anybody may send from i
 """
 
 import re
+import unicodedata
 
 import email_validator
 from email_validator import EmailNotValidError, validate_email
@@ -31,12 +32,18 @@ _MAX_ADDRESS_TEXT = MAX_ADDRESS + 2 * MAX_NAME + 8
 _PLAIN_DOMAIN = re.compile(r"(?:(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?!..--)[a-z](?:[a-z0-9-]{0,61}[a-z])?")
 _MAX_DOMAIN = 253
 
+_OTHER_DOTS = "\u3002\uff61"
+"""UTS 46, section 2.3: they part a domain's labels too."""
 _RESERVED = frozenset(email_validator.SPECIAL_USE_DOMAIN_NAMES)
 _STAND_IN = ".example.com"
 
 
 class AddressError(ValueError):
     """Says what is wrong, as the end of a sentence that begins with the field's name; the address is not in it."""
+
+
+class ChangedAddressError(AddressError):
+    """It holds a character that would be taken for another one, and so it would be another address."""
 
 
 def parse_address(text: str, *, outbox_only: bool = False) -> Address:
@@ -66,7 +73,8 @@ def parse_bare_address(text: str, *, outbox_only: bool = False) -> str:
     """The normalised form of an address without a name: its domain in ASCII and lower case. Raises: AddressError.
 
     Exactly what email-validator accepts and makes of it (test_addresses.py compares the two), less encoded words, which
-    some programs decode inside an address. What most addresses look like is checked here: 2 us instead of 60.
+    some programs decode inside an address, and less what would silently become another address. What most addresses
+    look like is checked here: 2 us instead of 60.
     """
     if len(text) > MAX_ADDRESS:
         raise AddressError(f"is longer than {MAX_ADDRESS} characters")
@@ -76,6 +84,7 @@ def parse_bare_address(text: str, *, outbox_only: bool = False) -> str:
         raise AddressError('must not hold "=?", which begins an encoded word')
     plain = _PLAIN_ADDRESS.fullmatch(text)
     if plain is None:
+        _check_stays_as_written(text)
         local, domain = _validate(text, outbox_only=outbox_only)
         return f"{local}@{domain}"
     local, domain = plain.groups()
@@ -87,6 +96,18 @@ def parse_bare_address(text: str, *, outbox_only: bool = False) -> str:
     return f"{local.lower() if local.lower() in _ROLES else local}@{domain}"
 
 
+def _check_stays_as_written(text: str) -> None:
+    """A Kelvin sign, a letter of full width, an ideographic full stop: programs make ASCII of these, we or others.
+
+    What the letters of other alphabets become stays what it was: another case, the same letter composed.
+    """
+    for character in text:
+        ascii_form = "." if character in _OTHER_DOTS else unicodedata.normalize("NFKC", character)
+        if ascii_form != character and ascii_form.isascii():
+            which = f"U+{ord(character):04X}"
+            raise ChangedAddressError(f"holds {which}, which would become `{ascii_form}`: write it so if that is meant")
+
+
 def _is_plain_domain(domain: str) -> bool:
     """A domain that email-validator takes as it stands. Of others it may take some."""
     if len(domain) > _MAX_DOMAIN or _PLAIN_DOMAIN.fullmatch(domain) is None:
@@ -96,9 +117,14 @@ def _is_plain_domain(domain: str) -> bool:
 
 
 def as_stored(text: str) -> str:
-    """The form in which this address would be stored, to look for it; what is no address stays as it is."""
+    """The form in which this address would be stored, to look for it; what is no address stays as it is.
+
+    Raises: ChangedAddressError.
+    """
     try:
         return parse_bare_address(text, outbox_only=True)
+    except ChangedAddressError:
+        raise
     except AddressError:
         return text
 

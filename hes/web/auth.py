@@ -37,7 +37,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     sender_domains: tuple[str, ...] = ()
     """The only domains this one may send from, in lower case. Empty: any."""
     rate_per_second: float | None = None
-    """How many emails it may send; None: any number."""
+    """How many emails it may send, each recipient counted as one; None: any number."""
     test: bool = False
     """What it sends goes to the outbox only."""
     expires_at: Millis | None = None

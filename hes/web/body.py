@@ -67,6 +67,10 @@ class Submission(Struct, frozen=True, kw_only=True):
     """What was asked for, as it was decoded."""
 
     @property
+    def recipient_count(self) -> int:
+        return len(self.to) + len(self.cc) + len(self.bcc)
+
+    @property
     def request_hash(self) -> bytes:
         """SHA-256 of what was asked for; key order, white space and how a string was escaped do not change it.
 
@@ -208,7 +212,9 @@ def _read_mailbox(path: str, value: str | Mailbox, errors: Errors, *, outbox_onl
 
 # --- the other fields ------------------------------------------------------------------------------------------------
 
-_FILE_NAME = re.compile("[^\x00-\x1f\x7f\x85\u2028\u2029/\\\\]{1,255}")
+_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""What changes the direction of writing (UAX 9): `invoice` U+202E `fdp.exe` is shown as `invoiceexe.pdf`."""
+_FILE_NAME = re.compile(rf"[^\x00-\x1f\x7f\x85\u2028\u2029/\\{_BIDI}]{{1,255}}")
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~@-]{1,255}")
 _LABEL = re.compile(LABEL)
@@ -273,8 +279,12 @@ def _read_attachments(files: list[AttachedFile], errors: Errors) -> tuple[Attach
 
 def _read_file(path: str, file: AttachedFile, content_ids: set[str], errors: Errors) -> Attachment:
     """One attachment. No parameters in the content type: SendGrid refuses a semicolon there."""
-    if not _FILE_NAME.fullmatch(file.filename) or file.filename.isspace():
-        errors.add(f"{path}.filename", "must be 1 to 255 characters, without slashes and control characters")
+    if not _FILE_NAME.fullmatch(file.filename) or file.filename.strip() in ("", ".", ".."):
+        errors.add(
+            f"{path}.filename",
+            "must be 1 to 255 characters, without slashes, control characters and those that change the direction of "
+            "writing, and not `.` or `..`",
+        )
     if not file.content:
         errors.add(f"{path}.content", "must not be empty: some providers refuse empty files")
     content_type = file.content_type

@@ -1,13 +1,13 @@
 """What the handlers work with: one object, made by `hes.app`, handed to each of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from litestar import Request
 from msgspec import Struct
 
-from hes.model import Clock, Millis, OnDoubt, ProviderStatus
+from hes.model import Clock, EmailId, Millis, OnDoubt, ProviderStatus
 from hes.storage.email_book import EmailBook
 from hes.storage.inbox import Inbox
 from hes.storage.key_records import Keys
@@ -57,6 +57,10 @@ class Hook(Struct, frozen=True):
     """Before the body is read. Raises CallerError if it can't be the provider's word, whatever the body is."""
 
 
+async def _keeps_nothing(_email_id: EmailId) -> None:
+    return
+
+
 class Desk(Struct, frozen=True, kw_only=True):
     """Parts, and the settings that hold where the caller says nothing."""
 
@@ -71,6 +75,8 @@ class Desk(Struct, frozen=True, kw_only=True):
     backlog: Backlog
     readiness: Readiness
     gates: Gates
+    forget: Callable[[EmailId], Awaitable[None]] = _keeps_nothing
+    """Removes what this process keeps of an erased email besides the storage. Raises StorageUnavailable."""
     wake: Callable[[], None]
     """Tells the intake, if it runs in this process, that something is due."""
     new_id: Callable[[], str]

@@ -151,7 +151,7 @@ async def send_again(
     stored = await desk.storage.read(principal.reach, id_)
     _check_is_own_draft(principal, stored)
     delivery = stored.delivery
-    desk.rates.spend(principal)
+    desk.rates.spend(principal, len(stored.recipients))
     is_at_rest = delivery.status in {Status.DRAFT, Status.FAILED, Status.CANCELLED}
     with desk.backlog.room(Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()):
         await desk.storage.send(principal.reach, id_, send_at)
@@ -233,4 +233,6 @@ async def _is_changed(
 async def erase_email(email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> None:
     principal = await authorize(desk.authenticator, request, "emails:send", "emails:read")
     read_query(request.scope["query_string"])
-    await desk.emails.erase(principal.reach, read_email_id(email_id))
+    id_ = read_email_id(email_id)
+    await desk.emails.erase(principal.reach, id_)
+    await desk.forget(id_)

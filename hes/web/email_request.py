@@ -42,7 +42,14 @@ class Mailbox(Struct, forbid_unknown_fields=True, omit_defaults=True):
 class AttachedFile(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One attachment. With a `content_id` it is an image that the HTML shows as `cid:<content_id>`."""
 
-    filename: Annotated[str, _about("Without slashes and control characters.", minLength=1, maxLength=255)]
+    filename: Annotated[
+        str,
+        _about(
+            "Without slashes, control characters and those that change the direction of writing; not `.` or `..`.",
+            minLength=1,
+            maxLength=255,
+        ),
+    ]
     content: Annotated[bytes, _about("Base64 (RFC 4648, section 4): padded, without line breaks. Not empty.")]
     content_type: Annotated[
         str | None,

@@ -46,7 +46,8 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     with desk.hold_body(request, principal) as charge:
         raw = await read_body(request, desk.body_seconds, charge)
         submission = check_submission(desk, principal, decode(raw))
-        desk.rates.spend(principal)
+        if not submission.is_draft:
+            desk.rates.spend(principal, submission.recipient_count)
         new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)
         load = Waiting() if new.is_draft else Waiting(1, len(raw))
         accepted = await desk.backlog.take_in(

@@ -156,6 +156,7 @@ def _last_answer(refusal: CallerError) -> bytes:
     phrase = HTTPStatus(refusal.status).phrase
     head = (
         f"HTTP/1.1 {refusal.status} {phrase}\r\n"
-        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+        "x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body

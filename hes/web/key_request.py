@@ -9,7 +9,7 @@ from msgspec.structs import fields
 
 from hes.errors import FieldError, Invalid
 from hes.model import Millis
-from hes.web.addresses import CONTROL, NO_CONTROL, AddressError, parse_bare_address
+from hes.web.addresses import CONTROL, NO_CONTROL, AddressError, ChangedAddressError, parse_bare_address
 from hes.web.auth import KeyScope
 from hes.web.requests import read_object
 from hes.web.shape import MAX_ERRORS
@@ -33,7 +33,8 @@ class KeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(max_length=100, description="The only domains it may send from; none: those of the key that makes it."),
     ] = ()
     rate_per_second: Annotated[
-        Rate | None, Meta(description="Emails a second, at most; null: as the key that makes it.")
+        Rate | None,
+        Meta(description="Emails a second, at most, each recipient counted; null: as the key that makes it."),
     ] = None
     expires_at: Annotated[
         Moment | None, Meta(description="Refused from then on; null: when the key that makes it is.")
@@ -96,6 +97,8 @@ def _domains(given: tuple[str, ...], errors: list[FieldError], *, outbox_only: b
     for at, domain in enumerate(given):
         try:
             domains[parse_bare_address(f"x@{domain}", outbox_only=outbox_only).rpartition("@")[2]] = None
+        except ChangedAddressError as error:
+            errors.append(FieldError(f"sender_domains[{at}]", str(error)))
         except AddressError:
             errors.append(FieldError(f"sender_domains[{at}]", "must be a domain, as in example.com"))
     return tuple(domains)

@@ -39,7 +39,9 @@ class KeyView(Struct, frozen=True, kw_only=True):
     project: str
     scopes: list[str]
     sender_domains: Annotated[list[str], Meta(description="The only domains it may send from; none: any.")]
-    rate_per_second: Annotated[float | None, Meta(description="Emails a second, at most; null: no limit.")]
+    rate_per_second: Annotated[
+        float | None, Meta(description="Emails a second, at most, each recipient counted; null: no limit.")
+    ]
     test: bool
     prefix: Annotated[str, Meta(description="What it begins with, to know it by.")]
     created_at: Time

@@ -134,7 +134,7 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     with desk.hold_body(request, principal) as charge:
         raw = await read_body(request, desk.body_seconds, charge)
         items = await _read_items(desk, principal, _read_batch(raw))
-        desk.rates.spend(principal, sum(isinstance(item, NewEmail) for item in items))
+        desk.rates.spend(principal, sum(_recipients_to_send(item) for item in items))
         if not any(isinstance(item, NewEmail) for item in items):
             raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
         of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None
@@ -184,6 +184,13 @@ def _item(desk: Desk, principal: Principal, raw: msgspec.Raw) -> NewEmail | Batc
     except (Invalid, Forbidden) as error:
         return BatchItem(problem=msgspec.to_builtins(problem_of(error)))
     return new_email(desk, principal, submission, EmailId(desk.new_id()))
+
+
+def _recipients_to_send(item: NewEmail | BatchItem) -> int:
+    """How many get it without another word of the caller's: of a draft nobody does."""
+    if isinstance(item, BatchItem) or item.is_draft:
+        return 0
+    return len(item.email.to) + len(item.email.cc) + len(item.email.bcc)
 
 
 def _all_errors(items: list[NewEmail | BatchItem]) -> list[FieldError]:

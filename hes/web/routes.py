@@ -35,9 +35,10 @@ def create_web(
 ) -> Litestar:
     """The HTTP application. It owns nothing and starts nothing: whoever makes it has all of it running.
 
-    `metrics`: makes the text of /metrics. `only_health`: for a process that sends and does not accept.
+    `docs`: the docs page and the document that it shows. `metrics`: makes the text of /metrics. `only_health`: for a
+    process that sends and does not accept.
     """
-    documents: list[ControllerRouterHandler] = [openapi_json, *([docs_router()] if docs else [])]
+    documents: list[ControllerRouterHandler] = [openapi_json, docs_router()] if docs else []
     measured = [metrics_router(metrics)] if metrics is not None else []
     return Litestar(
         [_health(), *measured] if only_health else [*_routers(desk.max_body_bytes), *documents, *measured],

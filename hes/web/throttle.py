@@ -96,17 +96,17 @@ class Rates:
     def __init__(self, monotonic: Monotonic) -> None:
         self._buckets = Buckets(monotonic)
 
-    def spend(self, principal: Principal, count: int = 1) -> None:
-        """So many emails are to be sent. Raises: TooMany, and then nothing is spent.
+    def spend(self, principal: Principal, recipients: int) -> None:
+        """So many recipients are to get an email, each of which counts. Raises: TooMany, and then nothing is spent.
 
-        A batch of more than a second's worth passes when a second's worth is there; those after it wait the longer.
+        More than a second's worth passes when a second's worth is there; those after it wait the longer.
         """
         rate = principal.rate_per_second
-        if rate is None:
+        if rate is None or not recipients:
             return
-        if wait := self._buckets.wait_seconds(principal.key_id, rate, max(1.0, rate), count):
-            raise TooMany(f"This key may send {rate:g} emails a second.", wait)
-        self._buckets.take(principal.key_id, rate, count)
+        if wait := self._buckets.wait_seconds(principal.key_id, rate, max(1.0, rate), recipients):
+            raise TooMany(f"This key may send {rate:g} emails a second; each recipient counts as one.", wait)
+        self._buckets.take(principal.key_id, rate, recipients)
 
 
 _PRIVATE: Final = tuple(

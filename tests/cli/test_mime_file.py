@@ -4,7 +4,7 @@ from email.message import EmailMessage
 
 import pytest
 
-from hes.cli.mime_file import CannotExpress, read_mime
+from hes.cli.mime_file import MAX_FILE_BYTES, CannotExpress, read_mime
 from hes.mime import render
 from hes.model import Address, Attachment, AttemptId, Email, EmailId
 
@@ -136,3 +136,44 @@ def with_method() -> bytes:
 def test_what_the_api_has_no_field_for_is_refused(raw: bytes, says: str) -> None:
     with pytest.raises(CannotExpress, match=says):
         read_mime(raw)
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> bytes:
+    heads = b"".join(b'Content-Type: multipart/mixed; boundary="b%d"\n\n--b%d\n' % (n, n) for n in range(depth))
+    ends = b"".join(b"\n--b%d--\n" % n for n in reversed(range(depth)))
+    return HEAD + heads + b"Content-Type: text/plain\n\nHi\n" + ends
+
+
+def with_parts(count: int) -> bytes:
+    part = b"--b\nContent-Type: application/x\n\nx\n"
+    return HEAD + b"Content-Type: multipart/mixed; boundary=b\n\n" + part * count + b"--b--\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (nested(21), "parts within parts, more than 20 deep"),
+        (nested(150), "parts within parts, more than 20 deep"),
+        (nested(5000), "more than 200 parts"),
+        (HEAD + b"Content-Type: message/rfc822\n\n" * 500, "more than 200 parts"),
+        (with_parts(201), "more than 200 parts"),
+        (with_parts(20_000), "more than 200 parts"),
+        (b"From: " + b"(" * 5000 + b"\n\nHi", "parts within parts"),
+        (HEAD + b"Content-Type: text/plain; " + b"a=b; " * 5000 + b"\n\nHi", "Content-Type header of more than 4,000"),
+        (HEAD + b"Cc: " + b"a@b.org, " * 20_000 + b"a@b.org\n\nHi", "Cc header of more than 100,000"),
+        (HEAD + b"Cc: a@b.org,\n" + b" a@b.org,\n" * 20_000 + b" a@b.org\n\nHi", "Cc header of more than 100,000"),
+        (b"x" * (MAX_FILE_BYTES + 1), "more than 64 MiB"),
+    ],
+    ids=range(11),
+)
+def test_what_could_take_all_memory_or_time_is_refused(raw: bytes, says: str) -> None:
+    with pytest.raises(CannotExpress, match=says):
+        read_mime(raw)
+
+
+@pytest.mark.parametrize("raw", [nested(20), with_parts(198)], ids=["deep", "many"])
+def test_what_is_within_the_bounds_is_read(raw: bytes) -> None:
+    assert read_mime(raw)["subject"] == "Receipt"

@@ -43,6 +43,19 @@ async def test_old_contents_go_and_the_trace_stays(bench: Bench, sql: SqlStorage
 
 
 @only_sql
+async def test_whose_content_is_gone_can_be_asked(bench: Bench, sql: SqlStorage) -> None:
+    dropped = await sent(bench)
+    bench.clock.advance(3601)
+    erased, kept = await sent(bench), await bench.accept()
+    await sql.drop_old(HOUR_MS, None)
+    await sql.erase(SHOP, erased.email.id)
+    unknown = new_email().email.id
+    found = await sql.has_content([dropped.email.id, erased.email.id, EmailId(kept), unknown])
+    assert found == {dropped.email.id: False, erased.email.id: False, kept: True}
+    assert await sql.has_content([]) == {}
+
+
+@only_sql
 async def test_of_old_emails_nothing_is_left(bench: Bench, sql: SqlStorage) -> None:
     leased = await sent(bench)
     young = await bench.accept()

@@ -77,6 +77,9 @@ async def test_a_time_in_the_past_means_now(hes: Service) -> None:
         "2199-01-01T00:00:00Z",
         17,
         "2026-13-24T18:00:00Z",
+        "2026-01-01T00:00:00Z\0",
+        "2026-01-01T00:00:00\0Z",
+        "2026-01-01T00:00:00+01:00\0\0x",
     ],
 )
 async def test_what_is_no_time_or_too_far_is_422(hes: Service, send_at: object) -> None:
@@ -334,7 +337,15 @@ async def test_an_address_is_found_as_it_was_written(hes: Service) -> None:
     "query",
     [
         *("status=lost", "reason=x", "limit=0", "limit=101", "limit=x", "cursor=x", "created_after=now"),
-        *("to=", "tag=%00", "project=other", "status=queued&status=sent"),
+        *("created_after=2026-01-01T00:00:00Z%00", "created_before=2026-01-01T00:00:00%00Z"),
+        *(
+            "to=ann@%E2%84%AAey.org",
+            "from=an%EF%BD%81@b.org",
+            "to=",
+            "tag=%00",
+            "project=other",
+            "status=queued&status=sent",
+        ),
     ],
 )
 async def test_a_wrong_parameter_is_422_and_named(hes: Service, query: str) -> None:

@@ -24,7 +24,7 @@ from hes.web.keys import NewKeyView
 from hes.web.routes import create_web
 from hes.web.throttle import Rates, WrongKeys
 from hes.web.views import rfc3339
-from tests.web.service import KEY, LEAST, NOWHERE, Service, now, open_service, paths_in, problem_in
+from tests.web.service import KEY, LEAST, NOWHERE, Service, later, now, open_service, paths_in, problem_in
 
 HOUR_MS = 3_600_000
 
@@ -169,6 +169,7 @@ async def test_nulls_are_as_good_as_nothing_where_there_may_be_nothing(house: Ho
         ({"sender_domains": ["", "-", "a b.com", "ex\x00ample.com"]}, [f"sender_domains[{n}]" for n in range(4)]),
         ({"sender_domains": ["a.example.com"] * 101}, ["sender_domains"]),
         ({"sender_domains": "example.com"}, ["sender_domains"]),
+        ({"sender_domains": ["\u212aey.com"]}, ["sender_domains[0]"]),
         ({"rate_per_second": 0}, ["rate_per_second"]),
         ({"rate_per_second": -1}, ["rate_per_second"]),
         ({"rate_per_second": 10**9}, ["rate_per_second"]),
@@ -178,6 +179,8 @@ async def test_nulls_are_as_good_as_nothing_where_there_may_be_nothing(house: Ho
         ({"expires_at": "2099-01-01T00:00:00"}, ["expires_at"]),
         ({"expires_at": "2099-01-01"}, ["expires_at"]),
         ({"expires_at": 4_000_000_000}, ["expires_at"]),
+        ({"expires_at": "2098-01-01T00:00:00Z\0"}, ["expires_at"]),
+        ({"expires_at": "2097-01-01T00:00:00\0Z"}, ["expires_at"]),
         ({"expires_at": "9999-12-31T23:59:59-23:59"}, ["expires_at"]),
         ({"expires_at": "0001-01-01T00:00:00+23:59"}, ["expires_at"]),
         ({"test": "yes"}, ["test"]),
@@ -647,7 +650,7 @@ async def test_a_key_keeps_to_its_rate(house: House) -> None:
     key, other = [(await house.make(rate_per_second=2))["key"] for _ in range(2)]
     assert [(await house.send(key=key)).status_code for _ in range(3)] == [202, 202, 429]
     response = await house.send(key=key)
-    assert problem_in(response, 429)["detail"] == "This key may send 2 emails a second."
+    assert problem_in(response, 429)["detail"] == "This key may send 2 emails a second; each recipient counts as one."
     assert response.headers["retry-after"] == "1"
     assert await house.status(key) == 404, "reading is no sending"
     assert (await house.send(key=other)).status_code == 202
@@ -656,10 +659,44 @@ async def test_a_key_keeps_to_its_rate(house: House) -> None:
     assert house.count_rows()["emails"] == 4
 
 
+MANY = {"to": ["a@example.org", "b@example.org"], "cc": "c@example.org", "bcc": ["d@example.org", "A@example.org"]}
+"""Four recipients: who is named twice gets one copy."""
+
+
+@pytest.mark.parametrize(
+    ("path", "bodies", "copies"),
+    [
+        ("/v1/emails", [MANY], 4),
+        ("/v1/emails/batch", [{}, {}, {}], 3),
+        ("/v1/emails/batch", [MANY, {}, {"to": "nobody"}, {"draft": True}], 5),
+    ],
+)
+async def test_each_recipient_counts(house: House, path: str, bodies: list[dict[str, object]], copies: int) -> None:
+    key = (await house.make(rate_per_second=2))["key"]
+    emails = [LEAST | fields for fields in bodies]
+    body = emails[0] if path == "/v1/emails" else {"emails": emails}
+    assert (await house.ask("POST", path, key=key, json=body)).status_code == 202
+    house.passed += (copies - 2 + 1) / 2 - 0.01
+    assert (await house.send(key=key)).status_code == 429
+    house.passed += 0.02
+    assert (await house.send(key=key)).status_code == 202
+
+
+@pytest.mark.parametrize("fields", [{"draft": True}, {"send_at": later(hours=1)}], ids=["draft", "scheduled"])
+async def test_each_recipient_counts_when_it_is_sent_by_its_id(house: House, fields: dict[str, object]) -> None:
+    key = (await house.make(rate_per_second=2))["key"]
+    email_id = (await house.send(LEAST | MANY | fields)).json()["id"]
+    assert await house.status(key, "POST", f"/v1/emails/{email_id}/send") == 202
+    house.passed += 1.49
+    assert (await house.send(key=key)).status_code == 429
+    house.passed += 0.02
+    assert (await house.send(key=key)).status_code == 202
+
+
 async def test_what_sends_nothing_spends_nothing_of_it(house: House) -> None:
     key = (await house.make(rate_per_second=1, sender_domains=["example.com"]))["key"]
-    for wrong in ({"from": "a@example.org"}, {"to": "nobody"}):
-        assert (await house.send(LEAST | wrong, key=key)).status_code in {403, 422}
+    for wrong in ({"from": "a@example.org"}, {"to": "nobody"}, {"draft": True}):
+        assert (await house.send(LEAST | wrong, key=key)).status_code in {201, 403, 422}
     assert await house.status(key, "POST", f"/v1/emails/{NOWHERE}/send") == 404
     assert (await house.send(key=key)).status_code == 202
 

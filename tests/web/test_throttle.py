@@ -194,28 +194,28 @@ def spender(rate: float | None, key_id: str = "k") -> Principal:
 def test_a_key_may_send_one_seconds_worth_at_once() -> None:
     rates = Rates(time := Time())
     for _ in range(3):
-        rates.spend(spender(3.0))
+        rates.spend(spender(3.0), 1)
     with pytest.raises(TooMany, match="3 emails a second"):
-        rates.spend(spender(3.0))
-    rates.spend(spender(3.0, "another"))
-    rates.spend(spender(None))
+        rates.spend(spender(3.0), 1)
+    rates.spend(spender(3.0, "another"), 1)
+    rates.spend(spender(None), 1)
     time.now += 1 / 3 + 0.001
-    rates.spend(spender(3.0))
+    rates.spend(spender(3.0), 1)
 
 
 def test_a_slow_key_waits_as_long_as_it_is_told() -> None:
     rates = Rates(time := Time())
-    rates.spend(spender(0.1))
+    rates.spend(spender(0.1), 1)
     with pytest.raises(TooMany) as caught:
-        rates.spend(spender(0.1))
+        rates.spend(spender(0.1), 1)
     assert caught.value.headers == {"Retry-After": "10"}
     time.now += 10
-    rates.spend(spender(0.1))
+    rates.spend(spender(0.1), 1)
 
 
 def test_a_large_batch_passes_and_those_after_it_wait() -> None:
     rates = Rates(Time())
-    rates.spend(spender(10.0), count=1000)
+    rates.spend(spender(10.0), recipients=1000)
     with pytest.raises(TooMany) as caught:
-        rates.spend(spender(10.0))
+        rates.spend(spender(10.0), 1)
     assert caught.value.headers == {"Retry-After": "100"}
