@@ -14,6 +14,7 @@ from hes.storage.batches import padded
 from hes.storage.claiming import waiting_lanes
 from hes.storage.ledger import Ledger, delivery_of
 from hes.storage.records import ListQuery, Page, Queue, Reach, Recipient, StoredEmail, Waiting
+from hes.storage.scan import Found, scan
 
 ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
 """Content can't be erased then: it is still needed, or somebody may still ask for it."""
@@ -29,79 +30,93 @@ _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def page(connection: sa.Connection, reach: Reach, query: ListQuery) -> Page:
+def page(connection: sa.Connection, reach: Reach, query: ListQuery, is_over: Callable[[], bool]) -> Page:
     """Newest first, by id: ids are made in the order of time, so that a page never shifts."""
-    found = connection.execute(
+    found = search(connection, reach, query, frozenset(Status), is_over)
+    ids = found.email_ids
+    if not ids:
+        return Page((), found.behind)
+    rows = connection.execute(
         sa.select(*_columns, tables.deliveries)
         .join(tables.deliveries, _delivery.email_id == _email.id)
-        .where(*_within(reach), *_conditions(query))
-        .order_by(_id(reach).desc())
-        .limit(query.limit + 1)
+        .where(_email.id.in_(padded(ids)))
+        .order_by(_email.id.desc())
     ).all()
-    rows = found[: query.limit]
-    recipients = _recipients(connection, [EmailId(row[0]) for row in rows])
-    return Page(tuple(_stored(tuple(row), recipients) for row in rows), more=len(found) > query.limit)
+    recipients = _recipients(connection, ids)
+    return Page(tuple(_stored(tuple(row), recipients) for row in rows), found.behind)
 
 
-def some_of(
-    connection: sa.Connection, reach: Reach, query: ListQuery, statuses: Collection[Status], *, with_content: bool
-) -> list[tuple[EmailId, bool]]:
-    """Those that the query fits and that stand so, the newest first, each with whether it may be gone through.
+def search(
+    connection: sa.Connection,
+    reach: Reach,
+    query: ListQuery,
+    statuses: Collection[Status],
+    is_over: Callable[[], bool],
+) -> Found:
+    """The emails that the query fits and that stand so."""
+    statuses = _left(query, statuses)
+    if not statuses:
+        return Found()
+    return scan(connection, reach, query, _conditions(reach, query, statuses), statuses, is_over)
+
+
+def _left(query: ListQuery, statuses: Collection[Status]) -> Collection[Status]:
+    """Those of the statuses in which the query can fit any."""
+    if query.status is not None:
+        statuses = {query.status}.intersection(statuses)
+    return statuses if query.reason is None else _WITH_REASON.intersection(statuses)
+
+
+def still_fitting(
+    connection: sa.Connection,
+    reach: Reach,
+    query: ListQuery,
+    statuses: Collection[Status],
+    email_ids: Sequence[EmailId],
+    *,
+    with_content: bool,
+) -> dict[EmailId, bool]:
+    """Those among these that the query fits and that stand so, each with whether it may be gone through.
 
     `with_content`: not without its content.
     """
+    statuses = _left(query, statuses)
     rows = connection.execute(
         sa.select(_email.id, _email.content.is_not(None))
         .join(tables.deliveries, _delivery.email_id == _email.id)
-        .where(*_within(reach), _delivery.status.in_([s.value for s in statuses]), *_conditions(query))
-        .order_by(_id(reach).desc())
-        .limit(query.limit)
+        .where(_email.id.in_(padded(email_ids)), _email.project == reach.project)
+        .where(*_conditions(reach, query, statuses))
     )
-    return [(EmailId(email_id), bool(has_content) or not with_content) for email_id, has_content in rows]
+    return {EmailId(email_id): bool(has_content) or not with_content for email_id, has_content in rows}
 
 
-def _id(reach: Reach) -> sa.Column[str]:
-    """What is sorted by: that of the table whose index holds little else than what is within the reach."""
-    return _delivery.email_id if reach.only_test else _email.id
+_WITH_REASON = frozenset({Status.FAILED, Status.HELD})
 
 
-def _within(reach: Reach) -> list[sa.ColumnElement[bool] | sa.TextClause]:
-    """As `Reach.holds`."""
-    wanted: list[sa.ColumnElement[bool] | sa.TextClause] = [_delivery.project == reach.project]
-    # Not both: SQLite would go through all of the project's emails for its tests.
-    wanted.append(sa.text(tables.IS_TEST) if reach.only_test else _email.project == reach.project)
-    if reach.sender_domains:
-        wanted.append(_delivery.sender_domain.in_(padded(reach.sender_domains)))
-    return wanted
-
-
-def _conditions(query: ListQuery) -> list[sa.ColumnElement[bool]]:
+def _conditions(reach: Reach, query: ListQuery, statuses: Collection[Status]) -> list[sa.ColumnElement[bool]]:
     wanted: list[tuple[Any, Callable[[Any], sa.ColumnElement[bool]]]] = [
-        (query.status, _has_status),
-        (query.reason, lambda reason: sa.and_(_delivery.reason == reason.value, sa.text(tables.IS_ASIDE))),
+        (reach.only_test or None, _delivery.is_test.is_),
+        (reach.sender_domains or None, lambda domains: _delivery.sender_domain.in_(padded(domains))),
+        (statuses if len(statuses) < len(Status) else None, _has_status),
+        (query.reason, lambda reason: _delivery.reason == reason.value),
         (query.provider, lambda name: _delivery.provider == name),
         (query.reference, lambda reference: _email.reference == reference),
         (query.created_after, lambda at: _email.created_at >= at),
         (query.created_before, lambda at: _email.created_at < at),
         (query.before, lambda email_id: _email.id < email_id),
         (query.sender, lambda address: sa.func.lower(_email.from_email) == address.lower()),
-        (query.to, lambda address: _email.id.in_(sa.select(_recipient.email_id).where(_recipient.email == address))),
+        (query.to, _has_recipient),
         (query.tag, _has_tag),
     ]
     return [condition(value) for value, condition in wanted if value is not None]
 
 
-_INDEXED = {
-    Status.QUEUED: tables.IS_WAITING,
-    Status.SENDING: tables.IS_LEASED,
-    **dict.fromkeys((Status.SENT, Status.DELIVERED), "true"),
-}
-"""Statuses that `tables.IS_ASIDE` leaves out, each with the condition of an index that holds it. Of those without one
-there are so many that the newest are found soon."""
+def _has_status(some: Collection[Status]) -> sa.ColumnElement[bool]:
+    return _delivery.status.in_(sorted(status.value for status in some))
 
 
-def _has_status(status: Status) -> sa.ColumnElement[bool]:
-    return sa.and_(_delivery.status == status.value, sa.text(_INDEXED.get(status, tables.IS_ASIDE)))
+def _has_recipient(address: str) -> sa.ColumnElement[bool]:
+    return sa.exists().where(_recipient.email == address, _recipient.email_id == _email.id)
 
 
 def _has_tag(tag: str) -> sa.ColumnElement[bool]:

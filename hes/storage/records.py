@@ -179,7 +179,8 @@ class Page(Struct, frozen=True):
     """Some emails, without attempts, events and content."""
 
     emails: tuple["StoredEmail", ...]
-    more: bool
+    behind: EmailId | None
+    """Where the next page goes on; None: there are no more. A page may have few, or none, and there may be more."""
 
 
 class Many(Struct, frozen=True):
@@ -188,8 +189,8 @@ class Many(Struct, frozen=True):
     changed: int
     skipped: int
     """They fit, but it could not be done to them."""
-    last: EmailId | None
-    """The oldest of them, if there may be more that are older still."""
+    behind: EmailId | None
+    """Where to go on; None: there are no more. There may be some though none of these fitted."""
 
 
 class StoredEmail(Struct, frozen=True, kw_only=True):

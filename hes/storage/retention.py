@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hes.ids import first_id_at
 from hes.model import Millis, Status
 from hes.storage import tables
 from hes.storage.batches import padded
@@ -58,5 +59,4 @@ def drop_history(connection: sa.Connection, before: Millis) -> int:
 
 
 def _ids(connection: sa.Connection, old: sa.Select[Any], before: Millis) -> Sequence[str]:
-    digits = f"{before:012x}"  # how an id of that millisecond begins (RFC 9562, section 5.7)
-    return connection.execute(old, {"before": f"{digits[:8]}-{digits[8:]}"}).scalars().all()
+    return connection.execute(old, {"before": first_id_at(before)}).scalars().all()

@@ -293,6 +293,20 @@ async def test_a_list_is_newest_first_and_its_pages_never_shift(hes: Service) ->
     assert ([email["id"] for email in third["data"]], third["next_cursor"]) == (ids[:1], None)
 
 
+async def test_where_looking_takes_long_a_page_may_be_empty_and_its_cursor_leads_on(
+    hes: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = await accepted(hes, tags={"kind": "rare"})
+    for _ in range(2):
+        await accepted(hes)
+    monkeypatch.setattr("hes.storage.sql.SEARCH_SECONDS", -1.0)
+    page = (await hes.ask("GET", "/v1/emails?tag=kind:rare&limit=1")).json()
+    assert page["data"] == []
+    page = (await hes.ask("GET", f"/v1/emails?tag=kind:rare&limit=1&cursor={page['next_cursor']}")).json()
+    assert [email["id"] for email in page["data"]] == [rare]
+    assert page["next_cursor"] is None
+
+
 async def test_each_filter_finds_what_it_names(hes: Service) -> None:
     plain = await accepted(hes)
     other = await accepted(
