@@ -242,7 +242,13 @@ def sqlite_path(settings: Settings) -> Path:
 
 
 def make_backlog(settings: Settings, storage: SqlStorage) -> Backlog:
-    return Backlog(storage, Waiting(settings.queue_limit, settings.queue_limit_bytes), time.monotonic)
+    of_project = settings.project_limit_bytes
+    return Backlog(
+        storage,
+        Waiting(settings.queue_limit, settings.queue_limit_bytes),
+        time.monotonic,
+        project_bytes=settings.queue_limit_bytes if of_project is None else of_project,
+    )
 
 
 def make_desk(

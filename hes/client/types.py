@@ -192,7 +192,7 @@ class Email(_From):
     recipients: list[Recipient]
     created_at: str
     send_at: str | None
-    expires_at: str
+    expires_at: str | None
     on_doubt: str
     version: int
     attempts: NotRequired[list[Attempt]]

@@ -1,5 +1,6 @@
 """What people do with emails that are not on their way: lists, erasing. Plain queries, beside the queue."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hes import interventions
+from hes.case import Rules
 from hes.errors import NotFound, WrongState, WrongVersion
 from hes.model import Address, Delivery, EmailId, Millis, Reason, Status
 from hes.storage import tables
@@ -30,7 +32,7 @@ _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def page(connection: sa.Connection, reach: Reach, query: ListQuery, is_over: Callable[[], bool]) -> Page:
+def page(connection: sa.Connection, rules: Rules, reach: Reach, query: ListQuery, is_over: Callable[[], bool]) -> Page:
     """Newest first, by id: ids are made in the order of time, so that a page never shifts."""
     found = search(connection, reach, query, frozenset(Status), is_over)
     ids = found.email_ids
@@ -43,7 +45,7 @@ def page(connection: sa.Connection, reach: Reach, query: ListQuery, is_over: Cal
         .order_by(_email.id.desc())
     ).all()
     recipients = _recipients(connection, ids)
-    return Page(tuple(_stored(tuple(row), recipients) for row in rows), found.behind)
+    return Page(tuple(_stored(rules, tuple(row), recipients) for row in rows), found.behind)
 
 
 def search(
@@ -149,11 +151,12 @@ def recipient_of(row: sa.RowMapping) -> Recipient:
     )
 
 
-def _stored(row: Sequence[Any], recipients: dict[str, list[Recipient]]) -> StoredEmail:
+def _stored(rules: Rules, row: Sequence[Any], recipients: dict[str, list[Recipient]]) -> StoredEmail:
     email_id, created_at, from_email, from_name, subject, tags, reference, written_by, *delivery = row
     of_row = delivery_of(delivery)
     return StoredEmail(
         delivery=of_row,
+        expires_at=interventions.expires_at(rules, of_row),
         created_at=created_at,
         sender=Address(from_email, from_name),
         subject=subject,
@@ -169,24 +172,38 @@ def _stored(row: Sequence[Any], recipients: dict[str, list[Recipient]]) -> Store
 
 
 def waiting(connection: sa.Connection) -> Waiting:
-    """Two indexes hold all that waits; the first holds all that is asked for, so that nothing else is read.
+    """Three indexes hold all that waits, two of them all that is asked for, so that nothing else is read.
 
     Measured on SQLite 3.40: 0.1 s of a million.
     """
     counts = sa.union_all(
         *(
             sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_delivery.size_bytes), 0)).where(sa.text(which))
-            for which in (tables.CAN_EXPIRE, tables.IS_LEASED)
+            for which in (tables.CAN_EXPIRE, tables.IS_LEASED, tables.IS_DRAFT)
         )
     )
     return sum((Waiting(count, int(size)) for count, size in connection.execute(counts)), Waiting())
 
 
+def stored_bytes(connection: sa.Connection) -> dict[str, int]:
+    """How many bytes each project holds in drafts, waiting, cancelled and failed emails, by indexes of these."""
+    held = sa.union_all(
+        *(
+            sa.select(_delivery.project, sa.func.sum(_delivery.size_bytes)).where(sa.text(which)).group_by("project")
+            for which in (tables.CAN_EXPIRE, tables.IS_LEASED, tables.HOLDS_BYTES)
+        )
+    )
+    found: Counter[str] = Counter()
+    for project, size in connection.execute(held):
+        found[project] += int(size)
+    return found
+
+
 def queue(connection: sa.Connection, now: Millis) -> Queue:
     """As `waiting`, by status; and of each lane the first one, of each project what is held."""
-    counts = dict.fromkeys((*ON_ITS_WAY, Status.HELD), 0)
+    counts = dict.fromkeys((Status.DRAFT, *ON_ITS_WAY, Status.HELD), 0)
     total = 0
-    for condition in (tables.CAN_EXPIRE, tables.IS_LEASED):
+    for condition in (tables.CAN_EXPIRE, tables.IS_LEASED, tables.IS_DRAFT):
         columns = _delivery.status, sa.func.count(), sa.func.sum(_delivery.size_bytes)
         by_status = sa.select(*columns).where(sa.text(condition)).group_by(_delivery.status)
         for status, count, size in connection.execute(by_status):
@@ -233,3 +250,4 @@ def erase(connection: sa.Connection, now: Millis, reach: Reach, email_id: EmailI
     connection.execute(sa.update(tables.recipients).where(_recipient.email_id == email_id).values(email="", name=None))
     connection.execute(sa.update(tables.events).where(tables.events.c.email_id == email_id).values(recipient=None))
     connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.email_id == email_id))
+    connection.execute(sa.update(tables.deliveries).where(_delivery.email_id == email_id).values(size_bytes=0))

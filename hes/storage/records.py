@@ -80,7 +80,7 @@ class Accepted(Struct, frozen=True):
 
 
 class Waiting(Struct, frozen=True):
-    """How much waits or is under way: scheduled, queued, sending, in doubt."""
+    """How much waits or is under way: drafts, scheduled, queued, sending, in doubt."""
 
     count: int = 0
     size_bytes: int = 0
@@ -97,7 +97,7 @@ class Queue(Struct, frozen=True):
     """How the queue stands, of all projects."""
 
     counts: dict[Status, int]
-    """Of what is scheduled, queued, sending, in doubt, held."""
+    """Of drafts, of what is scheduled, queued, sending, in doubt, held."""
     size_bytes: int
     """Of all of these but what is held."""
     oldest_due_at: Millis | None
@@ -197,6 +197,8 @@ class StoredEmail(Struct, frozen=True, kw_only=True):
     """All that is known of one email."""
 
     delivery: Delivery
+    expires_at: Millis | None
+    """When it is given up, or a draft dropped; None: never."""
     created_at: Millis
     sender: Address
     subject: str

@@ -197,6 +197,9 @@ class SqlStorage:
     async def waiting(self) -> Waiting:
         return await self._database.read(lambda connection, _: book.waiting(connection))
 
+    async def stored_bytes(self) -> dict[str, int]:
+        return await self._database.read(lambda connection, _: book.stored_bytes(connection))
+
     async def queue(self) -> Queue:
         return await self._database.read(book.queue)
 
@@ -536,6 +539,7 @@ class SqlStorage:
             content = connection.execute(_select_content, of_email).scalar() if with_content else None
             return StoredEmail(
                 delivery=delivery,
+                expires_at=interventions.expires_at(self._policy.rules, delivery),
                 created_at=email["created_at"],
                 sender=Address(email["from_email"], email["from_name"]),
                 subject=email["subject"],
@@ -553,7 +557,8 @@ class SqlStorage:
 
     async def list(self, reach: Reach, query: ListQuery) -> Page:
         return await self._database.read(
-            lambda connection, _: book.page(connection, reach, query, self._for_a_while()), Priority.LOW
+            lambda connection, _: book.page(connection, self._policy.rules, reach, query, self._for_a_while()),
+            Priority.LOW,
         )
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
@@ -584,6 +589,22 @@ class SqlStorage:
             return dropped
 
         return await self._database.write(work)
+
+    async def drop_drafts(self) -> int:
+        keep_ms = self._policy.rules.keep_drafts_ms
+        if keep_ms is None:
+            return 0
+
+        def work(connection: sa.Connection, now: Millis, write: Write) -> int:
+            ids = retention.old_drafts(connection, now - keep_ms)
+            ledger = load(connection, ids)
+            for case in ledger.cases():
+                ledger.change(interventions.drop_draft(self._policy.rules, case, now))
+            write(ledger)
+            retention.drop_contents_of(connection, ids)
+            return len(ids)
+
+        return await self._chronicle.write(work)
 
     async def check(self) -> None:
         def work(connection: sa.Connection, _now: Millis) -> tuple[str | None, str]:

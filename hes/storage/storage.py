@@ -150,6 +150,13 @@ class Storage(Protocol):
         """
         ...
 
+    async def drop_drafts(self) -> int:
+        """Cancel drafts that nobody edited or sent for as long as they are kept, and drop their contents.
+
+        At most some hundreds; returns how many, 0 when there are no more.
+        """
+        ...
+
     async def check(self) -> None:
         """Return if the storage answers and its schema is the one that this version needs."""
         ...

@@ -152,8 +152,9 @@ async def send_again(
     _check_is_own_draft(principal, stored)
     delivery = stored.delivery
     desk.rates.spend(principal)
-    is_at_rest = delivery.status in {Status.DRAFT, Status.FAILED, Status.CANCELLED}
-    with desk.backlog.room(Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()):
+    is_at_rest = delivery.status in {Status.FAILED, Status.CANCELLED}  # all others are counted already
+    load = Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()
+    with desk.backlog.room(load, principal.project, is_held=True):
         await desk.storage.send(principal.reach, id_, send_at)
     desk.wake()
     return await _answer(desk, principal, id_, 202)
@@ -211,8 +212,10 @@ async def _is_changed(
         if len(msgspec.json.encode(asked)) > desk.max_body_bytes:
             raise TooLarge("The email would be larger than what is taken here.")
         new = new_email(desk, principal, submission, email_id)
+        grows = Waiting(0, max(0, len(msgspec.json.encode(new.email)) - stored.delivery.size_bytes))
         try:
-            await desk.emails.edit(principal.reach, new, stored.delivery.version if version is None else version)
+            with desk.backlog.room(grows, principal.project):
+                await desk.emails.edit(principal.reach, new, stored.delivery.version if version is None else version)
         except WrongVersion:
             if version is not None:
                 raise

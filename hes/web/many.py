@@ -141,8 +141,7 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         if not any(isinstance(item, NewEmail) for item in items):
             raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
         of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None
-        to_send = sum(isinstance(item, NewEmail) and not item.is_draft for item in items)
-        load = Waiting(to_send, len(raw)) if to_send else Waiting()
+        load = Waiting(sum(isinstance(item, NewEmail) for item in items), len(raw))
         results = await desk.backlog.take_in(
             principal.reach,
             of_key,

@@ -102,7 +102,13 @@ class EmailSummary(Struct, frozen=True, kw_only=True):
     recipients: list[RecipientView]
     created_at: Time
     send_at: Time | None
-    expires_at: Time
+    expires_at: Annotated[
+        Time | None,
+        Meta(
+            description="When it is given up. Of a draft: when it is cancelled and its content goes, counted from its "
+            "last edit, or from its `send_at` where that is later; null: never."
+        ),
+    ]
     on_doubt: OnDoubt
     version: int
 
@@ -173,7 +179,7 @@ def _summary(stored: StoredEmail) -> dict[str, Any]:
         ],
         "created_at": rfc3339(stored.created_at),
         "send_at": rfc3339_or_none(delivery.send_at),
-        "expires_at": rfc3339(delivery.expires_at),
+        "expires_at": rfc3339_or_none(stored.expires_at),
         "on_doubt": delivery.on_doubt,
         "version": delivery.version,
     }

@@ -384,6 +384,7 @@ class MemoryStorage:
         email = new.email
         return StoredEmail(
             delivery=case.delivery,
+            expires_at=interventions.expires_at(self._policy.rules, case.delivery),
             created_at=accepted.created_at,
             sender=email.sender,
             subject=email.subject,
@@ -425,6 +426,14 @@ class MemoryStorage:
         for email_id in gone:
             del self.cases[email_id], self.emails[email_id], self.events[email_id]
         return len(gone)
+
+    async def drop_drafts(self) -> int:
+        now = self._reach()
+        changes = [interventions.drop_draft(self._policy.rules, case, now) for case in self.cases.values()]
+        old = [change for change in changes if change is not None][:BATCH]
+        for change in old:
+            self._apply(change)
+        return len(old)
 
     async def check(self) -> None:
         self._reach()

@@ -153,7 +153,7 @@ async def test_keys_and_readiness_have_a_connection_of_their_own(sql: SqlStorage
             _ = await others.enter_async_context(engine.connect())
         with anyio.fail_after(2):
             await sql.check()
-            assert await sql.keys.find("nobody") is None
+            assert await sql.keys.find(["nobody"]) == {}
 
 
 @in_virtual_time

@@ -308,6 +308,20 @@ async def test_what_waits_is_counted_from_indexes_of_what_waits_only(sql: SqlSto
     assert [step for *_, step in plan if "deliveries" in step] == [
         "SCAN deliveries USING COVERING INDEX deliveries_expiring",
         "SCAN deliveries USING INDEX deliveries_leased",
+        "SCAN deliveries USING COVERING INDEX deliveries_drafts",
+    ]
+
+
+async def test_what_projects_hold_is_counted_from_indexes_of_just_that(sql: SqlStorage, tmp_path: Path) -> None:
+    asked = statements_of(sql._database._reader.sync_engine)  # type: ignore[attr-defined]
+    await sql.stored_bytes()
+    [statement] = [s for s in asked if "deliveries" in s]
+    with contextlib.closing(sqlite3.connect(sqlite_file(tmp_path))) as shell:
+        plan = shell.execute("EXPLAIN QUERY PLAN " + statement, [""] * statement.count("?")).fetchall()
+    assert [step for *_, step in plan if "deliveries" in step] == [
+        "SCAN deliveries USING COVERING INDEX deliveries_expiring",
+        "SCAN deliveries USING INDEX deliveries_leased",
+        "SCAN deliveries USING COVERING INDEX deliveries_holding",
     ]
 
 

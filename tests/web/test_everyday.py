@@ -1,5 +1,6 @@
 """Drafts, scheduling, lists, batches, erasing."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio.lowlevel
@@ -41,6 +42,17 @@ async def test_a_draft_is_only_stored_until_it_is_sent(hes: Service) -> None:
     assert (sent.status_code, sent.json()["status"]) == (202, "queued")
     assert types(sent.json()) == ["created", "queued"]
     assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).status_code == 409
+
+
+async def test_a_draft_says_when_it_will_be_dropped_and_once_sent_when_it_is_given_up(hes: Service) -> None:
+    email_id = await accepted(hes, draft=True, expires_in=60)
+    draft = await read(hes, email_id)
+    made, over = (datetime.fromisoformat(draft[name]) for name in ("created_at", "expires_at"))
+    assert over - made == timedelta(days=30)
+    [listed] = (await hes.ask("GET", "/v1/emails")).json()["data"]
+    assert listed["expires_at"] == draft["expires_at"]
+    sent = (await hes.ask("POST", f"/v1/emails/{email_id}/send")).json()
+    assert datetime.fromisoformat(sent["expires_at"]) - made < timedelta(minutes=2)
 
 
 async def test_an_email_for_later_is_scheduled_moved_and_promoted(hes: Service) -> None:

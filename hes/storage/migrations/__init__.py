@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 """The revision that this version of HES needs: the newest in `versions`."""
 
 
