@@ -1,8 +1,12 @@
 """Providers' events in a SQL database: see `hes.storage.inbox` for what is promised.
 
-An event is known by the provider's id for it, kept for some days. One that comes before our own commit of what it is
-about (an answer that is on its way still, a lease that has not ended) waits in the same row and is tried again, less
-and less often; one that nothing fits for too long is of somebody else who uses the account.
+An event is known by the provider's id for it, kept for some days. Providers that share the key of their webhooks are
+one account: what comes to one's address may be about the emails of any of them, is known under the first one's name,
+and counts once, whichever address it comes to. A nonce belongs to the key itself.
+
+One that comes before our own commit of what it is about (an answer that is on its way still, a lease that has not
+ended) waits in the same row and is tried again, less and less often; one that nothing fits for too long is of somebody
+else who uses the account.
 """
 
 from collections import Counter
@@ -68,7 +72,7 @@ _select_by_their_id = (
     sa.select(tables.attempts.c.email_id)
     .where(
         tables.attempts.c.email_id.in_(_newest_of),
-        tables.attempts.c.provider == sa.bindparam("of"),
+        tables.attempts.c.provider.in_(sa.bindparam("of", expanding=True)),
         tables.attempts.c.provider_message_id == sa.bindparam("message_id"),
     )
     .limit(1)
@@ -88,27 +92,29 @@ class EventStore:
             return await self._take(provider, told)
         new = waiting = 0
         for first in range(0, len(told.events), AT_ONCE):  # what is repeated if a later one fails, is known then
-            taken = await self._take(provider, Told(told.events[first : first + AT_ONCE]))
+            taken = await self._take(provider, replace(told, events=told.events[first : first + AT_ONCE]))
             new, waiting = new + taken.new, waiting + taken.waiting
         return Taken(new, waiting)
 
     async def _take(self, provider: str, told: Told) -> Taken:
         told_of: list[str] = []
         kinds: Counter[str] = Counter()
+        known_as, nonces_of = told.providers[0] if told.providers else provider, told.signer or provider
+        others = told.providers if len(told.providers) > 1 else ()
 
         def work(connection: sa.Connection, now: Millis, write: Write) -> Taken:
             told_of.clear()
             kinds.clear()
-            nonce = [(provider, f"nonce/{told.nonce}", now, "nonce", None, None)] if told.nonce else []
+            nonce = [(nonces_of, f"nonce/{told.nonce}", now, "nonce", None, None)] if told.nonce else []
             if nonce and not _insert.run(connection, nonce):
                 return Taken()
             by_id: dict[str, ProviderEvent] = {}
             for event in told.events:  # of twins in one POST the first counts
-                by_id.setdefault(event.dedup_id, event)
-            rows = [_event_row(provider, event, now) for _, event in sorted(by_id.items())]
+                by_id.setdefault(event.dedup_id, replace(event, providers=others) if others else event)
+            rows = [_event_row(known_as, event, now) for _, event in sorted(by_id.items())]
             new = {row.dedup_id for row in _insert.run(connection, rows)}
             # What is not understood is kept as it came, and nothing follows from it.
-            fresh = [(provider, e) for e in by_id.values() if e.dedup_id in new and e.kind is not None]
+            fresh = [(known_as, e) for e in by_id.values() if e.dedup_id in new and e.kind is not None]
             kinds.update(e.kind.value if e.kind else UNKNOWN for e in by_id.values() if e.dedup_id in new)
             waiting = self._tell(connection, now, fresh, write, told_of)
             due = now + FIRST_PAUSE_MS
@@ -219,7 +225,8 @@ def _email_id(connection: sa.Connection, provider: str, event: ProviderEvent) ->
     if event.provider_message_id is None or event.recipient is None:
         return None
     addresses = padded([event.recipient, event.recipient.lower()])
-    by = {"addresses": addresses, "of": provider, "message_id": event.provider_message_id}
+    of = padded(event.providers or (provider,))
+    by = {"addresses": addresses, "of": of, "message_id": event.provider_message_id}
     found = connection.execute(_select_by_their_id, by).scalar_one_or_none()
     return EmailId(found) if found is not None else None
 
