@@ -197,6 +197,8 @@ class Email(_From):
     version: int
     attempts: NotRequired[list[Attempt]]
     events: NotRequired[list[Event]]
+    next_attempts_cursor: NotRequired[str]
+    next_events_cursor: NotRequired[str]
     content: NotRequired[Content | None]
 
 

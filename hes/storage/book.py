@@ -15,7 +15,7 @@ from hes.storage import tables
 from hes.storage.batches import padded
 from hes.storage.claiming import waiting_lanes
 from hes.storage.ledger import Ledger, delivery_of
-from hes.storage.records import ListQuery, Page, Queue, Reach, Recipient, StoredEmail, Waiting
+from hes.storage.records import HISTORY_PAGE, ListQuery, Page, Queue, Reach, Recipient, StoredEmail, Waiting
 from hes.storage.scan import Found, scan
 
 ON_ITS_WAY = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENDING, Status.IN_DOUBT})
@@ -126,6 +126,16 @@ def _has_tag(tag: str) -> sa.ColumnElement[bool]:
     key, colon, value = tag.partition(":")
     text = _encode({key: value}).decode()[1:-1] if colon else f"{_encode(key).decode()}:"
     return sa.func.replace(_email.tags, text, "") != _email.tags
+
+
+def history(
+    connection: sa.Connection, table: sa.Table, by: sa.Column[Any], email_id: EmailId, before: Any
+) -> tuple[list[sa.Row[Any]], bool]:
+    """The newest rows of an email, or those before that one, oldest first; and whether there are older ones."""
+    of_email = sa.select(table).where(table.c.email_id == email_id)
+    of_page = of_email if before is None else of_email.where(by < before)
+    newest = connection.execute(of_page.order_by(by.desc()).limit(HISTORY_PAGE + 1)).all()
+    return list(newest[:HISTORY_PAGE][::-1]), len(newest) > HISTORY_PAGE
 
 
 def _recipients(connection: sa.Connection, email_ids: Sequence[EmailId]) -> dict[str, list[Recipient]]:

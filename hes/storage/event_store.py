@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from hes import reports
-from hes.model import EmailId, Millis, Status
+from hes.model import EmailId, Event, Millis, Status
 from hes.policy import Policy
 from hes.reports import Standing
-from hes.storage import tables
+from hes.storage import bounds, tables
 from hes.storage.batches import Insert, Row, Update, padded
 from hes.storage.chronicle import Chronicle, Write
 from hes.storage.inbox import Taken
@@ -163,13 +163,15 @@ class EventStore:
         changed: dict[tuple[str, int], Standing] = {}
         waiting: list[Pair] = []
         known: dict[EmailId, None] = {}
+        entries: list[Event] = []
         for pair, email_id in zip(pairs, email_ids, strict=True):
-            if email_id is None or not self._tell_one(ledger, standings, changed, email_id, pair, now):
+            if email_id is None or not self._tell_one(ledger, standings, changed, entries, email_id, pair, now):
                 waiting.append(pair)
             else:
                 known[email_id] = None
         self._chronicle.know_traces(connection, ledger, known)
         told_of.extend(ledger.traces.get(email_id, "") for email_id in known)
+        ledger.tell(bounds.bounded(connection, entries))
         write(ledger)
         rows = [(*key, s.status and s.status.value) for key, s in sorted(changed.items())]
         _update_recipients.run(connection, rows)
@@ -180,11 +182,12 @@ class EventStore:
         ledger: Ledger,
         standings: dict[str, list[Standing]],
         changed: dict[tuple[str, int], Standing],
+        entries: list[Event],
         email_id: EmailId,
         pair: Pair,
         now: Millis,
     ) -> bool:
-        """Whether it could be told."""
+        """Whether it could be told. `entries`: gets what is told of it and changes nothing."""
         provider, event = pair
         case = ledger.case(email_id)
         attempt = reports.attempt_of(case, provider, event) if case else None
@@ -198,7 +201,10 @@ class EventStore:
         if report is None:
             return False
         ledger.change(report.change)
-        ledger.tell(report.entries)
+        if report.standings:
+            ledger.tell(report.entries)
+        else:
+            entries += report.entries
         for standing in report.standings:
             changed[email_id, standing.position] = standing
         news = {s.position: s for s in report.standings}

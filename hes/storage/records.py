@@ -21,6 +21,9 @@ from hes.model import (
     Status,
 )
 
+HISTORY_PAGE = 500
+"""So many attempts, and entries of a timeline, are read at a time."""
+
 
 class Reach(Struct, frozen=True):
     """Which emails somebody may see and change; the others are to them as if they were not there.
@@ -211,8 +214,11 @@ class StoredEmail(Struct, frozen=True, kw_only=True):
     """None once the content was erased, or when it was not asked for."""
     recipients: tuple[Recipient, ...]
     attempts: tuple[Attempt, ...]
+    """Oldest first, as the entries; the newest `HISTORY_PAGE` of each, or of those before what was asked for."""
     events: tuple[tuple[str, Event], ...]
-    """With their ids, oldest first."""
+    """With their ids."""
+    has_older_attempts: bool = False
+    has_older_events: bool = False
 
 
 def leased(change: Change, email: Email, room: Room, deadline: float, call_seconds: float) -> Leased:

@@ -526,7 +526,15 @@ class SqlStorage:
 
     # --- reading and housekeeping --------------------------------------------------------------------------------
 
-    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+    async def read(
+        self,
+        reach: Reach,
+        email_id: EmailId,
+        *,
+        with_content: bool = False,
+        attempts_before: int | None = None,
+        events_before: str | None = None,
+    ) -> StoredEmail:
         def work(connection: sa.Connection, _now: Millis) -> StoredEmail:
             of_email = {"email_id": email_id}
             email = connection.execute(_select_email, of_email).mappings().one_or_none()
@@ -534,8 +542,12 @@ class SqlStorage:
             if email is None or row is None or not reach.holds(delivery := delivery_of(row)):
                 raise book.not_found(email_id)
             recipients = connection.execute(_select_recipients, of_email).mappings()
-            attempts = connection.execute(_select_attempts, of_email)
-            events = connection.execute(_select_events, of_email)
+            attempts, has_older_attempts = book.history(
+                connection, tables.attempts, tables.attempts.c.number, email_id, attempts_before
+            )
+            events, has_older_events = book.history(
+                connection, tables.events, tables.events.c.id, email_id, events_before
+            )
             content = connection.execute(_select_content, of_email).scalar() if with_content else None
             return StoredEmail(
                 delivery=delivery,
@@ -551,6 +563,8 @@ class SqlStorage:
                 recipients=tuple(book.recipient_of(row) for row in recipients),
                 attempts=tuple(attempt_of(row) for row in attempts),
                 events=tuple(event_of(row) for row in events),
+                has_older_attempts=has_older_attempts,
+                has_older_events=has_older_events,
             )
 
         return await self._database.read(work)
@@ -628,10 +642,6 @@ _select_delivery = sa.select(tables.deliveries).where(tables.deliveries.c.email_
 _select_recipients = (
     sa.select(tables.recipients).where(tables.recipients.c.email_id == _of_email).order_by(tables.recipients.c.position)
 )
-_select_attempts = (
-    sa.select(tables.attempts).where(tables.attempts.c.email_id == _of_email).order_by(tables.attempts.c.number)
-)
-_select_events = sa.select(tables.events).where(tables.events.c.email_id == _of_email).order_by(tables.events.c.id)
 
 
 def _delete_some(connection: sa.Connection, key: Sequence[sa.Column[Any]], outlived: sa.ColumnElement[bool]) -> int:

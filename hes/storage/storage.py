@@ -128,8 +128,20 @@ class Storage(Protocol):
         """
         ...
 
-    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
-        """One email with all that is known of it. Raises: NotFound, also outside the reach, likewise above."""
+    async def read(
+        self,
+        reach: Reach,
+        email_id: EmailId,
+        *,
+        with_content: bool = False,
+        attempts_before: int | None = None,
+        events_before: str | None = None,
+    ) -> StoredEmail:
+        """One email with all that is known of it, or of a long history the newest.
+
+        `attempts_before`, `events_before`: only those before that number, or that id.
+        Raises: NotFound, also outside the reach, likewise above.
+        """
         ...
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:

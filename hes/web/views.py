@@ -19,6 +19,7 @@ from hes.model import (
     Status,
 )
 from hes.storage.records import Accepted, Recipient, StoredEmail
+from hes.web.paging import cursor_behind
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]})]
 """RFC 3339, UTC, milliseconds."""
@@ -122,6 +123,14 @@ class EmailView(EmailSummary, frozen=True, kw_only=True):
         ContentView | UnsetType | None,
         Meta(description="Only with `?include=content`; null once the content was erased."),
     ] = UNSET
+    next_attempts_cursor: Annotated[
+        str | UnsetType,
+        Meta(description="There are older attempts than these: `attempts_cursor` leads to them. Else it is not there."),
+    ] = UNSET
+    next_events_cursor: Annotated[
+        str | UnsetType,
+        Meta(description="Likewise of the timeline, by `events_cursor`."),
+    ] = UNSET
 
 
 class EmailState(Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,6 +213,8 @@ def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
             for a in stored.attempts
         ],
         events=[EventView(i, e.type, rfc3339(e.at), e.provider, e.recipient, _told(e)) for i, e in stored.events],
+        next_attempts_cursor=str(stored.attempts[0].number) if stored.has_older_attempts else UNSET,
+        next_events_cursor=cursor_behind(stored.events[0][0]) if stored.has_older_events else UNSET,
         content=_content_view(stored.email) if with_content else UNSET,
     )
 
