@@ -7,9 +7,10 @@ storage each says now and then that it is there (`hes.actors.membership`).
 """
 
 import contextlib
+import hashlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,7 @@ from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import open_sqlite
 from hes.storage.storage import Storage
 from hes.telemetry.telemetry import OFF, App, Telemetry
+from hes.told import Told
 from hes.web.api_keys import ApiKeys, StoredKeys
 from hes.web.backlog import Backlog
 from hes.web.desk import Desk, Hook, ReadHook, Readiness
@@ -223,15 +225,24 @@ def make_hooks(settings: Settings) -> dict[str, Hook]:
     for provider in settings.providers:
         entry, secret = REGISTRY[provider.kind], provider.webhook_secret
         if entry.read_events is not None and secret is not None:
-            read_hook = _read_hook(entry.read_events, secret)
+            of_kind = {p.name: p.webhook_secret for p in settings.providers if p.kind is provider.kind}
+            read_hook = _read_hook(entry.read_events, secret, {n: s for n, s in of_kind.items() if s is not None})
             _try_secret(provider.name, read_hook)
             found[provider.name] = Hook(read_hook, entry.check_headers)
     return found
 
 
-def _read_hook(read_events: ReadEvents, secret: Secret) -> ReadHook:
-    # Revealed for each POST: it may stand in a file that changes.
-    return lambda headers, body, at: read_events(headers, body, secret.reveal(), at)
+def _read_hook(read_events: ReadEvents, secret: Secret, of_kind: Mapping[str, Secret]) -> ReadHook:
+    """`of_kind`: the secrets of all providers of this kind, by name."""
+
+    def read(headers: Mapping[str, str], body: bytes, at: Millis) -> Told:
+        key = secret.reveal()  # for each POST: it may stand in a file that changes
+        told = read_events(headers, body, key, at)
+        sharing = sorted(name for name, other in of_kind.items() if other.reveal() == key)
+        fingerprint = hashlib.sha256(b"webhook_secret:" + key.encode()).hexdigest()
+        return replace(told, signer=fingerprint, providers=tuple(sharing))
+
+    return read
 
 
 def _try_secret(name: str, read_hook: ReadHook) -> None:
@@ -266,7 +277,13 @@ def sqlite_path(settings: Settings) -> Path:
 
 
 def make_backlog(settings: Settings, storage: SqlStorage) -> Backlog:
-    return Backlog(storage, Waiting(settings.queue_limit, settings.queue_limit_bytes), time.monotonic)
+    of_project = settings.project_limit_bytes
+    return Backlog(
+        storage,
+        Waiting(settings.queue_limit, settings.queue_limit_bytes),
+        time.monotonic,
+        project_bytes=settings.queue_limit_bytes if of_project is None else of_project,
+    )
 
 
 def make_desk(

@@ -98,3 +98,5 @@ class Rules(Struct, frozen=True, kw_only=True):
     """How long a call to a provider may take at most: a lease outlasts it."""
     means: Mapping[str, Means] = {}
     """Of the providers that have any."""
+    keep_drafts_ms: Millis | None = None
+    """For how long a draft is kept that nobody edits or sends; None: for ever."""

@@ -25,6 +25,7 @@ def rules_of(settings: Settings) -> Rules:
         lease_seconds=settings.lease_seconds,
         call_seconds=settings.longest_call_seconds,
         means=means(settings),
+        keep_drafts_ms=settings.retention_drafts * 24 * 3600 * 1000 or None,
     )
 
 

@@ -8,7 +8,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from hes.model import Clock
+from hes.model import Clock, Millis
 
 NewId = Callable[[], str]
 
@@ -38,3 +38,9 @@ def id_maker(clock: Clock, rng: random.Random) -> NewId:
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     return new_id
+
+
+def first_id_at(at: Millis) -> str:
+    """How all ids of that millisecond begin; so it is smaller than any of them."""
+    digits = f"{max(0, at):012x}"
+    return f"{digits[:8]}-{digits[8:]}"

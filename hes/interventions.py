@@ -134,6 +134,27 @@ def expire(case: Case, now: Millis) -> Change | None:
     return Change(failed, (timeline.failed(failed, now),))
 
 
+def expires_at(rules: Rules, delivery: Delivery) -> Millis | None:
+    """When an email is given up; a draft: when it is dropped, counted from its last edit, or from its own `send_at`.
+
+    None: never.
+    """
+    if delivery.status is not Status.DRAFT:
+        return delivery.expires_at
+    return None if rules.keep_drafts_ms is None else delivery.due_at + rules.keep_drafts_ms
+
+
+def drop_draft(rules: Rules, case: Case, now: Millis) -> Change | None:
+    """Nobody has edited or sent it for long. None: it is no draft, or young."""
+    delivery = case.delivery
+    over_at = expires_at(rules, delivery)
+    if over_at is None or over_at > now or not allows(delivery.status, Cause.DRAFT_IS_OLD):
+        return None
+    cancelled = move(delivery, Cause.DRAFT_IS_OLD, Status.CANCELLED)
+    why = "nobody edited or sent this draft before its time was over"
+    return Change(cancelled, (timeline.entry(cancelled, EventType.CANCELLED, now, why=why),))
+
+
 def disbelieve(routing: Routing, case: Case, provider: str, now: Millis) -> Change | None:
     """That provider rejected everything, so what it said of this email counts for nothing. None: nothing follows.
 

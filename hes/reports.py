@@ -51,7 +51,7 @@ class Report(Struct, frozen=True):
 
 def attempt_of(case: Case, provider: str, event: ProviderEvent) -> Attempt | None:
     """Which attempt an event is about: by our id, else by the provider's. Nobody speaks of another's attempts."""
-    theirs = [attempt for attempt in case.attempts if attempt.provider == provider]
+    theirs = [attempt for attempt in case.attempts if attempt.provider in (event.providers or (provider,))]
     if event.hes_attempt is not None:
         return next((a for a in theirs if a.id == event.hes_attempt), None)
     if event.provider_message_id is None:

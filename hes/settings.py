@@ -142,9 +142,20 @@ class Settings(Times, frozen=True, kw_only=True):
         31_457_280
     )
     queue_limit: Annotated[
-        int, Setting(_amount, "Emails that may wait before sends get 503; 0: any number", "1000000")
+        int,
+        Setting(_amount, "Emails that may wait, drafts included, before sends get 503; 0: any number", "1000000"),
     ] = 0
     queue_limit_bytes: Annotated[int, Setting(_amount, "The same in bytes", "10737418240")] = 0
+    project_limit_bytes: Annotated[
+        int | None,
+        Setting(
+            _amount,
+            "Bytes that a project's drafts, waiting, cancelled and failed emails may hold before its sends get 503; "
+            "0: any number",
+            "1073741824",
+            default="as HES_QUEUE_LIMIT_BYTES",
+        ),
+    ] = None
     on_doubt: Annotated[
         OnDoubt, Setting(_on_doubt, "What follows when nobody can know whether an email was taken", "hold")
     ] = OnDoubt.RESEND
@@ -153,6 +164,9 @@ class Settings(Times, frozen=True, kw_only=True):
         86_400
     )
     retention_content: Annotated[int | None, Setting(_days, "Days until contents go", "30", default="kept")] = None
+    retention_drafts: Annotated[
+        int, Setting(_days, "Days until a draft is cancelled and its content goes; 0: never", "30")
+    ] = 30
     retention_history: Annotated[int | None, Setting(_days, "Days until the trace goes", "365", default="kept")] = None
     lease_seconds: Annotated[float, Setting(SECONDS, "How long a sender holds an email", "30")] = 30.0
     poll_seconds: Annotated[float, Setting(SECONDS, "How often due emails are looked for", "1")] = 1.0

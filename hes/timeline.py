@@ -2,7 +2,8 @@
 
 `data` holds, where it applies: `attempt` (its number), `outcome`, `detail`, `reason`, `why`, `send_at` (milliseconds
 since 1970; callers see RFC 3339), `wait_ms`, how long it waits before it is due, and `search_ms`, how long its provider
-is asked before the sender's policy acts; of what was `asked` then, the `answer`.
+is asked before the sender's policy acts; of what was `asked` then, the `answer`; and `not_kept`, how many entries of
+its kind came after it and were left out (`hes.storage.bounds`).
 """
 
 from typing import Any

@@ -41,6 +41,8 @@ class ProviderEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: dict[str, Any] = {}
     """Details for people, short and without addresses: `reason`, `code`, `url`. For `bounced` also `kind`, `hard` or
     `soft`."""
+    providers: tuple[str, ...] = ()
+    """Whose attempts it may be about: providers at one account. Empty: those of the one that it came to."""
 
 
 class Told(Struct, frozen=True):
@@ -50,3 +52,7 @@ class Told(Struct, frozen=True):
     nonce: str = ""
     """Not empty where the signature covers this and not the events (Mailgun): of two POSTs with the same one, the
     second is a repetition or a forgery, and nothing in it may be believed."""
+    signer: str = ""
+    """A fingerprint of the key that signed it: whoever has that key, a nonce is good once."""
+    providers: tuple[str, ...] = ()
+    """Those that have this key now, by name. They speak for each other: what one tells is known from all of them."""

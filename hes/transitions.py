@@ -19,6 +19,7 @@ class Cause(StrEnum):
     ACCEPT = "accept"
     SEND = "send"
     CANCEL = "cancel"
+    DRAFT_IS_OLD = "a draft's time is over"
     LEASE = "due and leased"
     EXPIRY = "expiry"
     PROMOTE = "promote"
@@ -64,7 +65,7 @@ TRANSITIONS: Mapping[tuple[Status | None, Cause], frozenset[Target]] = {
         ([(None, _C.ACCEPT)], [_to(_S.DRAFT), _to(_S.SCHEDULED), _to(_S.QUEUED)]),
         ([(None, _C.ALL_SUPPRESSED)], [_to(_S.FAILED, _R.SUPPRESSED)]),
         ([(_S.DRAFT, _C.SEND)], [_to(_S.QUEUED), _to(_S.SCHEDULED)]),
-        ([(_S.DRAFT, _C.CANCEL)], [_to(_S.CANCELLED)]),
+        ([(_S.DRAFT, _C.CANCEL), (_S.DRAFT, _C.DRAFT_IS_OLD)], [_to(_S.CANCELLED)]),
         # Waiting.
         ([(_S.SCHEDULED, _C.LEASE), (_S.QUEUED, _C.LEASE)], [_to(_S.SENDING)]),
         ([(_S.SCHEDULED, _C.CANCEL), (_S.QUEUED, _C.CANCEL)], [_to(_S.CANCELLED)]),

@@ -623,6 +623,25 @@ def test_cancelling_again_changes_nothing() -> None:
     assert interventions.cancel(Case(delivery(status=Status.CANCELLED)), NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("status", "keep_ms", "is_dropped"),
+    [
+        (Status.DRAFT, 1000, True),
+        (Status.DRAFT, 1001, False),
+        (Status.DRAFT, None, False),
+        (Status.QUEUED, 1000, False),
+        (Status.CANCELLED, 1000, False),
+    ],
+)
+def test_only_a_draft_whose_time_is_over_is_dropped(status: Status, keep_ms: int | None, *, is_dropped: bool) -> None:
+    rules = Rules(providers=("a",), keep_drafts_ms=keep_ms)
+    draft = delivery(status=status, due_at=NOW - 1000)
+    change = interventions.drop_draft(rules, Case(draft), NOW)
+    assert (change is not None) == is_dropped
+    if status is Status.DRAFT:
+        assert interventions.expires_at(rules, draft) == (None if keep_ms is None else NOW - 1000 + keep_ms)
+
+
 @pytest.mark.parametrize("status", [Status.SENDING, Status.IN_DOUBT, Status.HELD, Status.SENT, Status.FAILED])
 def test_everything_else_can_not_be_cancelled(status: Status) -> None:
     with pytest.raises(WrongState):

@@ -97,6 +97,8 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
         ("HES_PUBLIC_URL", "https://a.example/hes/", "public_url", "https://a.example/hes"),
         ("HES_OUTBOX_DIR", "/tmp/x", "outbox_dir", Path("/tmp/x")),
         ("HES_RETENTION_CONTENT", "0", "retention_content", 0),
+        ("HES_RETENTION_DRAFTS", "0", "retention_drafts", 0),
+        ("HES_PROJECT_LIMIT_BYTES", "0", "project_limit_bytes", 0),
         ("HES_BOOTSTRAP_KEY", "k" * 32, "bootstrap_key", Secret("k" * 32)),
         ("HES_DATABASE_URL", "sqlite:////var/hes.db", "database_url", Secret("sqlite:////var/hes.db")),
     ],

@@ -17,6 +17,7 @@ draft | send | queued
 draft | send | scheduled
 draft | cancel | cancelled
 scheduled, queued | due and leased | sending
+draft | a draft's time is over | cancelled
 scheduled, queued | cancel | cancelled
 scheduled, queued | expiry | failed expired
 scheduled, queued | expiry | held expired_in_doubt

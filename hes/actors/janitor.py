@@ -86,6 +86,13 @@ class Janitor:
         self._has_more = False
         with self.pulse:
             done = await self._storage.prune()
+        with self.pulse:
+            dropped = await self._storage.drop_drafts()
+        if dropped:
+            _log.info(
+                "%d drafts were neither edited nor sent for as long as they are kept; they are cancelled", dropped
+            )
+            done += dropped
         if self._ages != (None, None):
             with self.pulse:
                 done += await self._storage.drop_old(*self._ages)

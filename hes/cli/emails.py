@@ -73,10 +73,24 @@ def list_(client: Client, screen: Screen, *, everything: bool, cursor: str | Non
 @emails.command()
 @email_id
 @click.option("--content", is_flag=True, help="With what was handed in.")
+@click.option("--attempts-cursor", help="Older attempts: `next_attempts_cursor` of the answer before.")
+@click.option("--events-cursor", help="Older entries of the timeline: `next_events_cursor` of the answer before.")
 @with_hes
-def show(client: Client, screen: Screen, *, email_id: str, content: bool) -> None:
-    """One email with its attempts and its timeline."""
-    show_email(screen, client.email(email_id, content=content))
+def show(
+    client: Client,
+    screen: Screen,
+    *,
+    email_id: str,
+    content: bool,
+    attempts_cursor: str | None,
+    events_cursor: str | None,
+) -> None:
+    """One email with its attempts and its timeline; of a long history the newest."""
+    email = client.email(email_id, content=content, attempts_cursor=attempts_cursor, events_cursor=events_cursor)
+    show_email(screen, email)
+    for name in ("attempts", "events"):
+        if cursor := email.get(f"next_{name}_cursor"):
+            screen.remark(f"there are older {name}: --{name}-cursor {cursor}")
 
 
 @emails.command()

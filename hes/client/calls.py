@@ -52,9 +52,17 @@ def send_batch(emails: Iterable[Mapping[str, Any]], key: str | None) -> Call[lis
     return _sending("/v1/emails/batch", {"emails": [_named(email) for email in emails]}, key, unwrap=True)
 
 
-def email(email_id: str, *, content: bool = False, is_repeatable: bool = False) -> Call[Email]:
-    query = "?include=content" if content else ""
-    return Call(method="GET", path=f"{_email(email_id)}{query}", is_repeatable=is_repeatable)
+def email(
+    email_id: str,
+    *,
+    content: bool = False,
+    attempts_cursor: str | None = None,
+    events_cursor: str | None = None,
+    is_repeatable: bool = False,
+) -> Call[Email]:
+    include = "content" if content else None
+    query = {"include": include, "attempts_cursor": attempts_cursor, "events_cursor": events_cursor}
+    return Call(method="GET", path=_with_query(_email(email_id), query), is_repeatable=is_repeatable)
 
 
 def emails(filters: Mapping[str, Any], cursor: str | None) -> Call[EmailPage]:

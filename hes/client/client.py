@@ -87,9 +87,21 @@ class Client:
         """Hand in up to 1,000; one result for each, in order. Good ones are accepted though others are bad."""
         return self._do(calls.send_batch(emails, idempotency_key))
 
-    def email(self, email_id: str, *, content: bool = False) -> Email:
-        """One email with its attempts and its timeline, and on request with what was handed in."""
-        return self._do(calls.email(email_id, content=content))
+    def email(
+        self,
+        email_id: str,
+        *,
+        content: bool = False,
+        attempts_cursor: str | None = None,
+        events_cursor: str | None = None,
+    ) -> Email:
+        """One email with its attempts and its timeline, and on request with what was handed in.
+
+        Of a long history the newest; its `next_attempts_cursor` and `next_events_cursor` lead to what is older.
+        """
+        return self._do(
+            calls.email(email_id, content=content, attempts_cursor=attempts_cursor, events_cursor=events_cursor)
+        )
 
     def page(self, cursor: str | None = None, **filters: Unpack[Filters]) -> EmailPage:
         """Some emails, newest first; `next_cursor` leads on."""

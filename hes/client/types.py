@@ -192,11 +192,13 @@ class Email(_From):
     recipients: list[Recipient]
     created_at: str
     send_at: str | None
-    expires_at: str
+    expires_at: str | None
     on_doubt: str
     version: int
     attempts: NotRequired[list[Attempt]]
     events: NotRequired[list[Event]]
+    next_attempts_cursor: NotRequired[str]
+    next_events_cursor: NotRequired[str]
     content: NotRequired[Content | None]
 
 

@@ -1,14 +1,51 @@
 """What the verbs of a storage are written against: a kind of database, reduced to its transactions."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from enum import Enum
 from typing import Protocol, TypeVar
 
+import anyio
 import sqlalchemy as sa
 
+from hes.errors import StorageUnavailable
 from hes.model import Millis
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection, Millis], T]
+
+TURN_SECONDS = 5.0
+"""How long a read of low priority waits for its turn."""
+
+
+class Priority(Enum):
+    """What a read may take from the others."""
+
+    HIGH = "high"
+    """Keys and readiness: they have a connection of their own, so that they wait for nobody else."""
+    NORMAL = "normal"
+    LOW = "low"
+    """What may look at many rows: only a few at a time, so that there is always a connection for the others."""
+
+
+class Turns:
+    """For reads of low priority: so many at once."""
+
+    def __init__(self, at_once: int) -> None:
+        self._free = anyio.Semaphore(at_once)
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Raises StorageUnavailable if it does not come in time."""
+        try:
+            with anyio.fail_after(TURN_SECONDS):
+                await self._free.acquire()
+        except TimeoutError:
+            raise StorageUnavailable("as many lists are being read as may be at once") from None
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 class Database(Protocol):
@@ -33,8 +70,8 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, work: Work[T]) -> T:
-        """Run the work on one snapshot."""
+    async def read(self, work: Work[T], priority: Priority = Priority.NORMAL) -> T:
+        """Run the work on one snapshot. Raises StorageUnavailable, StorageBroken."""
         ...
 
 

@@ -36,6 +36,13 @@ class EmailBook(Protocol):
         """How much waits, of all projects, by a query whose cost does not grow with what is at rest."""
         ...
 
+    async def stored_bytes(self) -> dict[str, int]:
+        """How many bytes each project holds in drafts, waiting, cancelled and failed emails whose content is there.
+
+        The cost grows with their number, but not with what was sent or erased.
+        """
+        ...
+
     async def queue(self) -> Queue:
         """How the queue stands, by queries whose cost does not grow with what is at rest."""
         ...

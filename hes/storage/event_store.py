@@ -1,8 +1,12 @@
 """Providers' events in a SQL database: see `hes.storage.inbox` for what is promised.
 
-An event is known by the provider's id for it, kept for some days. One that comes before our own commit of what it is
-about (an answer that is on its way still, a lease that has not ended) waits in the same row and is tried again, less
-and less often; one that nothing fits for too long is of somebody else who uses the account.
+An event is known by the provider's id for it, kept for some days. Providers that share the key of their webhooks are
+one account: what comes to one's address may be about the emails of any of them, is known under the first one's name,
+and counts once, whichever address it comes to. A nonce belongs to the key itself.
+
+One that comes before our own commit of what it is about (an answer that is on its way still, a lease that has not
+ended) waits in the same row and is tried again, less and less often; one that nothing fits for too long is of somebody
+else who uses the account.
 """
 
 from collections import Counter
@@ -13,10 +17,10 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from hes import reports
-from hes.model import EmailId, Millis, Status
+from hes.model import EmailId, Event, Millis, Status
 from hes.policy import Policy
 from hes.reports import Standing
-from hes.storage import tables
+from hes.storage import bounds, tables
 from hes.storage.batches import Insert, Row, Update, padded
 from hes.storage.chronicle import Chronicle, Write
 from hes.storage.inbox import Taken
@@ -68,7 +72,7 @@ _select_by_their_id = (
     sa.select(tables.attempts.c.email_id)
     .where(
         tables.attempts.c.email_id.in_(_newest_of),
-        tables.attempts.c.provider == sa.bindparam("of"),
+        tables.attempts.c.provider.in_(sa.bindparam("of", expanding=True)),
         tables.attempts.c.provider_message_id == sa.bindparam("message_id"),
     )
     .limit(1)
@@ -88,27 +92,29 @@ class EventStore:
             return await self._take(provider, told)
         new = waiting = 0
         for first in range(0, len(told.events), AT_ONCE):  # what is repeated if a later one fails, is known then
-            taken = await self._take(provider, Told(told.events[first : first + AT_ONCE]))
+            taken = await self._take(provider, replace(told, events=told.events[first : first + AT_ONCE]))
             new, waiting = new + taken.new, waiting + taken.waiting
         return Taken(new, waiting)
 
     async def _take(self, provider: str, told: Told) -> Taken:
         told_of: list[str] = []
         kinds: Counter[str] = Counter()
+        known_as, nonces_of = told.providers[0] if told.providers else provider, told.signer or provider
+        others = told.providers if len(told.providers) > 1 else ()
 
         def work(connection: sa.Connection, now: Millis, write: Write) -> Taken:
             told_of.clear()
             kinds.clear()
-            nonce = [(provider, f"nonce/{told.nonce}", now, "nonce", None, None)] if told.nonce else []
+            nonce = [(nonces_of, f"nonce/{told.nonce}", now, "nonce", None, None)] if told.nonce else []
             if nonce and not _insert.run(connection, nonce):
                 return Taken()
             by_id: dict[str, ProviderEvent] = {}
             for event in told.events:  # of twins in one POST the first counts
-                by_id.setdefault(event.dedup_id, event)
-            rows = [_event_row(provider, event, now) for _, event in sorted(by_id.items())]
+                by_id.setdefault(event.dedup_id, replace(event, providers=others) if others else event)
+            rows = [_event_row(known_as, event, now) for _, event in sorted(by_id.items())]
             new = {row.dedup_id for row in _insert.run(connection, rows)}
             # What is not understood is kept as it came, and nothing follows from it.
-            fresh = [(provider, e) for e in by_id.values() if e.dedup_id in new and e.kind is not None]
+            fresh = [(known_as, e) for e in by_id.values() if e.dedup_id in new and e.kind is not None]
             kinds.update(e.kind.value if e.kind else UNKNOWN for e in by_id.values() if e.dedup_id in new)
             waiting = self._tell(connection, now, fresh, write, told_of)
             due = now + FIRST_PAUSE_MS
@@ -157,13 +163,15 @@ class EventStore:
         changed: dict[tuple[str, int], Standing] = {}
         waiting: list[Pair] = []
         known: dict[EmailId, None] = {}
+        entries: list[Event] = []
         for pair, email_id in zip(pairs, email_ids, strict=True):
-            if email_id is None or not self._tell_one(ledger, standings, changed, email_id, pair, now):
+            if email_id is None or not self._tell_one(ledger, standings, changed, entries, email_id, pair, now):
                 waiting.append(pair)
             else:
                 known[email_id] = None
         self._chronicle.know_traces(connection, ledger, known)
         told_of.extend(ledger.traces.get(email_id, "") for email_id in known)
+        ledger.tell(bounds.bounded(connection, entries))
         write(ledger)
         rows = [(*key, s.status and s.status.value) for key, s in sorted(changed.items())]
         _update_recipients.run(connection, rows)
@@ -174,11 +182,12 @@ class EventStore:
         ledger: Ledger,
         standings: dict[str, list[Standing]],
         changed: dict[tuple[str, int], Standing],
+        entries: list[Event],
         email_id: EmailId,
         pair: Pair,
         now: Millis,
     ) -> bool:
-        """Whether it could be told."""
+        """Whether it could be told. `entries`: gets what is told of it and changes nothing."""
         provider, event = pair
         case = ledger.case(email_id)
         attempt = reports.attempt_of(case, provider, event) if case else None
@@ -192,7 +201,10 @@ class EventStore:
         if report is None:
             return False
         ledger.change(report.change)
-        ledger.tell(report.entries)
+        if report.standings:
+            ledger.tell(report.entries)
+        else:
+            entries += report.entries
         for standing in report.standings:
             changed[email_id, standing.position] = standing
         news = {s.position: s for s in report.standings}
@@ -219,7 +231,8 @@ def _email_id(connection: sa.Connection, provider: str, event: ProviderEvent) ->
     if event.provider_message_id is None or event.recipient is None:
         return None
     addresses = padded([event.recipient, event.recipient.lower()])
-    by = {"addresses": addresses, "of": provider, "message_id": event.provider_message_id}
+    of = padded(event.providers or (provider,))
+    by = {"addresses": addresses, "of": of, "message_id": event.provider_message_id}
     found = connection.execute(_select_by_their_id, by).scalar_one_or_none()
     return EmailId(found) if found is not None else None
 

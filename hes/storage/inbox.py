@@ -22,7 +22,7 @@ class Inbox(Protocol):
     async def take(self, provider: str, told: Told) -> Taken:
         """Commit the events and what follows from them, in batches. What was told before counts for nothing.
 
-        With a nonce in one transaction, and nothing of it if the nonce was seen before.
+        With a nonce in one transaction, and nothing of it if the nonce was seen before, from whoever has that key.
         """
         ...
 

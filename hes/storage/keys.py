@@ -10,7 +10,7 @@ from hes.ids import NewId
 from hes.model import Millis
 from hes.storage import tables
 from hes.storage.batches import Insert, padded
-from hes.storage.database import Database
+from hes.storage.database import Database, Priority
 from hes.storage.key_records import NewKey, StoredKey
 
 _key = tables.api_keys.c
@@ -48,7 +48,8 @@ class KeyStore:
     async def find(self, key_ids: Sequence[str]) -> dict[str, StoredKey]:
         these = sa.select(tables.api_keys).where(_key.id.in_(padded(key_ids)))
         return await self._database.read(
-            lambda connection, _: {row.id: _key_of(row) for row in connection.execute(these)}
+            lambda connection, _: {row.id: _key_of(row) for row in connection.execute(these)},
+            Priority.HIGH,
         )
 
     async def revoke(self, project: str | None, key_id: str, by: str) -> StoredKey:

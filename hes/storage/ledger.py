@@ -22,7 +22,7 @@ from hes.model import (
     Resolution,
     Status,
 )
-from hes.storage import tables
+from hes.storage import bounds, tables
 from hes.storage.batches import Insert, Row, Update, padded
 
 _encode = msgspec.json.Encoder().encode
@@ -106,6 +106,8 @@ class Ledger:
         self._doubts: set[AttemptId] = set()
         self._dropped: list[Attempt] = []
         self._changed: dict[EmailId, Delivery] = {}
+        self._long: set[EmailId] = set()
+        """Perhaps more happened to them than is kept."""
         self.events: list[Event] = []
         """The timeline's entries."""
         self._searches: list[Search] = []
@@ -125,6 +127,8 @@ class Ledger:
             return
         email_id = change.delivery.email_id
         case = self._cases.get(email_id, Case(change.delivery))
+        if case.delivery.version // bounds.TRIM_EVERY < change.delivery.version // bounds.TRIM_EVERY:
+            self._long.add(email_id)
         for attempt in change.attempts:
             before = case.attempt(attempt.id)
             if before is None:
@@ -163,6 +167,8 @@ class Ledger:
         _update_deliveries.run(connection, [_delivery_change(d) for d in self._changed.values()])
         _insert_events.run(connection, [event_row(e, new_id()) for e in self.events])
         _insert_searches.run(connection, [_search_row(s) for s in self._searches])
+        for email_id in self._long:
+            bounds.trim(connection, email_id, self._cases[email_id].delivery.attempts)
 
 
 def _joined(names: Iterable[str]) -> str:

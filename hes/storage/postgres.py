@@ -30,7 +30,7 @@ from hes.errors import CommitUnknown, ConfigError, StorageUnavailable
 from hes.ids import NewId
 from hes.model import Millis
 from hes.policy import Policy
-from hes.storage.database import Work
+from hes.storage.database import Priority, Turns, Work
 from hes.storage.hints import PostgresHints
 from hes.storage.postgres_tls import BadUrl, bad_url
 from hes.storage.sql import SqlStorage
@@ -39,7 +39,9 @@ from hes.telemetry.telemetry import OFF, Telemetry
 T = TypeVar("T")
 
 CONNECTIONS = 10
-"""Of one process at most, besides the one that listens."""
+"""Of one process at most, besides the one that listens. One of them is for what has priority."""
+LOW_AT_ONCE = 3
+"""Long lists that are being read."""
 TRIES = 4
 OLDEST_POSTGRES = 15
 
@@ -158,9 +160,15 @@ class PostgresDatabase:
             f"SELECT {_NOW} AS now, pg_current_xact_id()::text AS xid, {deadlines.as_settings()}"
         )
         self._begin_read = sa.text(f"SELECT {_NOW} AS now, {deadlines.as_settings()}")
-        self._engine = url.engine(connect_seconds=lambda: self._deadlines.connect)
-        sa.event.listen(self._engine.sync_engine, "handle_error", _distrust_all)
-        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._engine = url.engine(CONNECTIONS - 1, connect_seconds=lambda: self._deadlines.connect)
+        self._first_engine = url.engine(1, connect_seconds=lambda: self._deadlines.connect)
+        for engine in (self._engine, self._first_engine):
+            sa.event.listen(engine.sync_engine, "handle_error", _distrust_all)
+        self._snapshots, self._first_snapshots = (
+            engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            for engine in (self._engine, self._first_engine)
+        )
+        self._low_turns = Turns(LOW_AT_ONCE)
         self._clock = clock
         self.started_by_clock: Millis = 0
         """When the server did, where `clock` is passed in."""
@@ -171,10 +179,11 @@ class PostgresDatabase:
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._deadlines.connect):
             await self._engine.dispose()
+            await self._first_engine.dispose()
 
     def connections(self) -> tuple[int, int, int]:
-        pool = cast("QueuePool", self._engine.pool)
-        return pool.checkedout(), pool.checkedin(), CONNECTIONS
+        pools = [cast("QueuePool", engine.pool) for engine in (self._engine, self._first_engine)]
+        return sum(p.checkedout() for p in pools), sum(p.checkedin() for p in pools), CONNECTIONS
 
     def started_at(self, connection: sa.Connection) -> Millis:
         if self._clock is not None:
@@ -185,8 +194,12 @@ class PostgresDatabase:
     async def write(self, work: Work[T]) -> T:
         return await self._tried(lambda ends_at: self._write(work, ends_at))
 
-    async def read(self, work: Work[T]) -> T:
-        return await self._tried(lambda ends_at: self._read(work, ends_at))
+    async def read(self, work: Work[T], priority: Priority = Priority.NORMAL) -> T:
+        if priority is Priority.LOW:
+            async with self._low_turns.one():
+                return await self._tried(lambda ends_at: self._read(work, self._snapshots, ends_at))
+        snapshots = self._first_snapshots if priority is Priority.HIGH else self._snapshots
+        return await self._tried(lambda ends_at: self._read(work, snapshots, ends_at))
 
     async def _tried(self, call: Callable[[float], Awaitable[T]]) -> T:
         """Again if it surely was not written and another try may help, at growing random intervals.
@@ -247,10 +260,10 @@ class PostgresDatabase:
                 await anyio.sleep(0.1)
         raise CommitUnknown("the database fell silent in the middle of a COMMIT, and nobody knows what became of it")
 
-    async def _read(self, work: Work[T], ends_at: float) -> T:
+    async def _read(self, work: Work[T], snapshots: AsyncEngine, ends_at: float) -> T:
         result: T
         with anyio.fail_after(self._call_seconds(ends_at)):
-            async with self._snapshots.connect() as connection:
+            async with snapshots.connect() as connection:
                 begun = (await connection.execute(self._begin_read)).one()
                 result = await connection.run_sync(work, self._clock() if self._clock else begun.now)
         return result

@@ -21,6 +21,9 @@ from hes.model import (
     Status,
 )
 
+HISTORY_PAGE = 500
+"""So many attempts, and entries of a timeline, are read at a time."""
+
 
 class Reach(Struct, frozen=True):
     """Which emails somebody may see and change; the others are to them as if they were not there.
@@ -80,7 +83,7 @@ class Accepted(Struct, frozen=True):
 
 
 class Waiting(Struct, frozen=True):
-    """How much waits or is under way: scheduled, queued, sending, in doubt."""
+    """How much waits or is under way: drafts, scheduled, queued, sending, in doubt."""
 
     count: int = 0
     size_bytes: int = 0
@@ -97,7 +100,7 @@ class Queue(Struct, frozen=True):
     """How the queue stands, of all projects."""
 
     counts: dict[Status, int]
-    """Of what is scheduled, queued, sending, in doubt, held."""
+    """Of drafts, of what is scheduled, queued, sending, in doubt, held."""
     size_bytes: int
     """Of all of these but what is held."""
     oldest_due_at: Millis | None
@@ -179,7 +182,8 @@ class Page(Struct, frozen=True):
     """Some emails, without attempts, events and content."""
 
     emails: tuple["StoredEmail", ...]
-    more: bool
+    behind: EmailId | None
+    """Where the next page goes on; None: there are no more. A page may have few, or none, and there may be more."""
 
 
 class Many(Struct, frozen=True):
@@ -188,14 +192,16 @@ class Many(Struct, frozen=True):
     changed: int
     skipped: int
     """They fit, but it could not be done to them."""
-    last: EmailId | None
-    """The oldest of them, if there may be more that are older still."""
+    behind: EmailId | None
+    """Where to go on; None: there are no more. There may be some though none of these fitted."""
 
 
 class StoredEmail(Struct, frozen=True, kw_only=True):
     """All that is known of one email."""
 
     delivery: Delivery
+    expires_at: Millis | None
+    """When it is given up, or a draft dropped; None: never."""
     created_at: Millis
     sender: Address
     subject: str
@@ -208,8 +214,11 @@ class StoredEmail(Struct, frozen=True, kw_only=True):
     """None once the content was erased, or when it was not asked for."""
     recipients: tuple[Recipient, ...]
     attempts: tuple[Attempt, ...]
+    """Oldest first, as the entries; the newest `HISTORY_PAGE` of each, or of those before what was asked for."""
     events: tuple[tuple[str, Event], ...]
-    """With their ids, oldest first."""
+    """With their ids."""
+    has_older_attempts: bool = False
+    has_older_events: bool = False
 
 
 def leased(change: Change, email: Email, room: Room, deadline: float, call_seconds: float) -> Leased:

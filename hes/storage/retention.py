@@ -1,7 +1,7 @@
 """What is not needed any more goes: contents first, later all of an email. A few hundred at a time, never a long lock.
 
 Age is that of the id, which begins with the time at which the email was handed in. Only what is at rest goes: not what
-is on its way, held or a draft, however old it is.
+is on its way or held, however old it is. A draft's age is counted from its last edit, or from its own `send_at`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hes.model import Millis, Status
+from hes.ids import first_id_at
+from hes.model import EmailId, Millis, Status
 from hes.storage import tables
 from hes.storage.batches import padded
 
@@ -29,6 +30,14 @@ _old = (
 )
 _old_with_content = _old.where(sa.text(tables.HAS_CONTENT))
 
+_old_drafts = (
+    sa.select(_delivery.email_id)
+    .where(sa.text(tables.IS_DRAFT), _delivery.due_at <= sa.bindparam("before"))
+    .order_by(_delivery.due_at)
+    .limit(AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+
 _OF_AN_EMAIL = {
     tables.outbox: tables.outbox.c.email_id,
     tables.events: tables.events.c.email_id,
@@ -42,10 +51,21 @@ _OF_AN_EMAIL = {
 def drop_contents(connection: sa.Connection, before: Millis) -> int:
     """Of what was handed in before then. Returns of how many."""
     ids = _ids(connection, _old_with_content, before)
+    drop_contents_of(connection, ids)
+    return len(ids)
+
+
+def drop_contents_of(connection: sa.Connection, ids: Sequence[str]) -> None:
     if ids:
         connection.execute(sa.update(tables.emails).where(_email.id.in_(padded(ids))).values(content=None))
         connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.email_id.in_(padded(ids))))
-    return len(ids)
+        holds = _delivery.email_id.in_(padded(ids)), sa.text(tables.HOLDS_BYTES)
+        connection.execute(sa.update(tables.deliveries).where(*holds).values(size_bytes=0))
+
+
+def old_drafts(connection: sa.Connection, before: Millis) -> list[EmailId]:
+    """Those that nobody edited since then, and that are to be sent before then."""
+    return [EmailId(id_) for id_ in connection.execute(_old_drafts, {"before": before}).scalars()]
 
 
 def drop_history(connection: sa.Connection, before: Millis) -> int:
@@ -58,5 +78,4 @@ def drop_history(connection: sa.Connection, before: Millis) -> int:
 
 
 def _ids(connection: sa.Connection, old: sa.Select[Any], before: Millis) -> Sequence[str]:
-    digits = f"{before:012x}"  # how an id of that millisecond begins (RFC 9562, section 5.7)
-    return connection.execute(old, {"before": f"{digits[:8]}-{digits[8:]}"}).scalars().all()
+    return connection.execute(old, {"before": first_id_at(before)}).scalars().all()

@@ -6,6 +6,7 @@ A kind of database adds only how a write transaction begins, what time it is, an
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from hes.model import (
     FactKey,
     Leased,
     Millis,
+    Monotonic,
     Node,
     Room,
     Status,
@@ -39,7 +41,7 @@ from hes.storage.batches import Insert
 from hes.storage.chronicle import Chronicle, Write
 from hes.storage.claiming import Claim, Due
 from hes.storage.contents import contents, decode_email, still_there
-from hes.storage.database import Database
+from hes.storage.database import Database, Priority
 from hes.storage.event_store import EventStore
 from hes.storage.groups import GroupCommit
 from hes.storage.hints import Hints, NoHints
@@ -74,6 +76,9 @@ T = TypeVar("T")
 
 BATCH = 500
 """How many rows one transaction of settling, sweeping or pruning touches at most."""
+
+SEARCH_SECONDS = 1.0
+"""For how long a list is looked for at a time; of what takes longer the next page goes on."""
 
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 CANCELLABLE = frozenset({Status.DRAFT, Status.SCHEDULED, Status.QUEUED})
@@ -121,8 +126,10 @@ class SqlStorage:
         new_id: NewId,
         hints: Hints | None = None,
         telemetry: Telemetry = OFF,
+        monotonic: Monotonic = time.monotonic,
     ) -> None:
         """`hints`: to other processes over the same database; None: there are none."""
+        self._monotonic = monotonic
         self.is_shared = hints is not None
         self.hints: Hints = hints or NoHints()
         self._database = database
@@ -189,6 +196,9 @@ class SqlStorage:
 
     async def waiting(self) -> Waiting:
         return await self._database.read(lambda connection, _: book.waiting(connection))
+
+    async def stored_bytes(self) -> dict[str, int]:
+        return await self._database.read(lambda connection, _: book.stored_bytes(connection))
 
     async def queue(self) -> Queue:
         return await self._database.read(book.queue)
@@ -449,19 +459,31 @@ class SqlStorage:
         *,
         needs_content: bool = False,
     ) -> Many:
+        # Looked for by a reader: that may take a while, and a writer would keep all others from writing.
+        found = await self._database.read(
+            lambda connection, _: book.search(connection, reach, query, statuses, self._for_a_while()), Priority.LOW
+        )
+
         def work(connection: sa.Connection, now: Millis, write: Write) -> Many:
-            some = book.some_of(connection, reach, query, statuses, with_content=needs_content)
-            ledger = load(connection, (email_id for email_id, is_fit in some if is_fit))
+            ledger = load(connection, found.email_ids)
+            some = book.still_fitting(connection, reach, query, statuses, found.email_ids, with_content=needs_content)
             changed = 0
             for case in ledger.cases():
+                if not some.get(case.delivery.email_id):
+                    continue
                 with contextlib.suppress(WrongState):
                     change = decide(case, now)
                     changed += change is not None
                     ledger.change(change)
             write(ledger)
-            return Many(changed, len(some) - changed, some[-1][0] if len(some) == query.limit else None)
+            return Many(changed, len(some) - changed, found.behind)
 
-        return await self._chronicle.write(work)
+        return await self._chronicle.write(work) if found.email_ids else Many(0, 0, found.behind)
+
+    def _for_a_while(self) -> Callable[[], bool]:
+        """Says when a search has taken long enough."""
+        end = self._monotonic() + SEARCH_SECONDS
+        return lambda: self._monotonic() > end
 
     async def edit(self, reach: Reach, new: NewEmail, version: int) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
@@ -524,7 +546,15 @@ class SqlStorage:
 
     # --- reading and housekeeping --------------------------------------------------------------------------------
 
-    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+    async def read(
+        self,
+        reach: Reach,
+        email_id: EmailId,
+        *,
+        with_content: bool = False,
+        attempts_before: int | None = None,
+        events_before: str | None = None,
+    ) -> StoredEmail:
         def work(connection: sa.Connection, _now: Millis) -> StoredEmail:
             of_email = {"email_id": email_id}
             email = connection.execute(_select_email, of_email).mappings().one_or_none()
@@ -532,11 +562,16 @@ class SqlStorage:
             if email is None or row is None or not reach.holds(delivery := delivery_of(row)):
                 raise book.not_found(email_id)
             recipients = connection.execute(_select_recipients, of_email).mappings()
-            attempts = connection.execute(_select_attempts, of_email)
-            events = connection.execute(_select_events, of_email)
+            attempts, has_older_attempts = book.history(
+                connection, tables.attempts, tables.attempts.c.number, email_id, attempts_before
+            )
+            events, has_older_events = book.history(
+                connection, tables.events, tables.events.c.id, email_id, events_before
+            )
             content = connection.execute(_select_content, of_email).scalar() if with_content else None
             return StoredEmail(
                 delivery=delivery,
+                expires_at=interventions.expires_at(self._policy.rules, delivery),
                 created_at=email["created_at"],
                 sender=Address(email["from_email"], email["from_name"]),
                 subject=email["subject"],
@@ -548,12 +583,17 @@ class SqlStorage:
                 recipients=tuple(book.recipient_of(row) for row in recipients),
                 attempts=tuple(attempt_of(row) for row in attempts),
                 events=tuple(event_of(row) for row in events),
+                has_older_attempts=has_older_attempts,
+                has_older_events=has_older_events,
             )
 
         return await self._database.read(work)
 
     async def list(self, reach: Reach, query: ListQuery) -> Page:
-        return await self._database.read(lambda connection, _now: book.page(connection, reach, query))
+        return await self._database.read(
+            lambda connection, _: book.page(connection, self._policy.rules, reach, query, self._for_a_while()),
+            Priority.LOW,
+        )
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
         def work(connection: sa.Connection, now: Millis) -> None:
@@ -584,13 +624,29 @@ class SqlStorage:
 
         return await self._database.write(work)
 
+    async def drop_drafts(self) -> int:
+        keep_ms = self._policy.rules.keep_drafts_ms
+        if keep_ms is None:
+            return 0
+
+        def work(connection: sa.Connection, now: Millis, write: Write) -> int:
+            ids = retention.old_drafts(connection, now - keep_ms)
+            ledger = load(connection, ids)
+            for case in ledger.cases():
+                ledger.change(interventions.drop_draft(self._policy.rules, case, now))
+            write(ledger)
+            retention.drop_contents_of(connection, ids)
+            return len(ids)
+
+        return await self._chronicle.write(work)
+
     async def check(self) -> None:
         def work(connection: sa.Connection, _now: Millis) -> tuple[str | None, str]:
             version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
             oldest = connection.execute(sa.select(tables.schema_readers.c.oldest)).scalar_one_or_none()
             return version, oldest or ""
 
-        version, oldest_reader = await self._database.read(work)
+        version, oldest_reader = await self._database.read(work, Priority.HIGH)
         # A newer schema says from which version on HES can work with it, so that a roll-out needs no pause.
         if version is None or not (oldest_reader <= SCHEMA_VERSION <= version):
             raise StorageUnavailable(
@@ -606,10 +662,6 @@ _select_delivery = sa.select(tables.deliveries).where(tables.deliveries.c.email_
 _select_recipients = (
     sa.select(tables.recipients).where(tables.recipients.c.email_id == _of_email).order_by(tables.recipients.c.position)
 )
-_select_attempts = (
-    sa.select(tables.attempts).where(tables.attempts.c.email_id == _of_email).order_by(tables.attempts.c.number)
-)
-_select_events = sa.select(tables.events).where(tables.events.c.email_id == _of_email).order_by(tables.events.c.id)
 
 
 def _delete_some(connection: sa.Connection, key: Sequence[sa.Column[Any]], outlived: sa.ColumnElement[bool]) -> int:

@@ -30,7 +30,7 @@ from hes.ids import NewId
 from hes.model import Clock, Millis
 from hes.policy import Policy
 from hes.storage import migrations
-from hes.storage.database import Work
+from hes.storage.database import Priority, Turns, Work
 from hes.storage.sql import SqlStorage
 from hes.telemetry.telemetry import OFF, Telemetry
 
@@ -39,7 +39,10 @@ T = TypeVar("T")
 OLDEST_SQLITE = (3, 40, 0)
 BUSY_SECONDS = 5
 """How long a write waits for another program that holds the database, such as a shell with an open transaction."""
-READERS = 4
+READERS = 3
+"""Besides the one for what has priority."""
+LOW_READERS = 2
+"""Threads in which long lists are read."""
 
 _log = logging.getLogger("hes.storage")
 
@@ -131,7 +134,18 @@ class SqliteDatabase:
         self._inode = path.stat().st_ino
         self._writer = sync_engine(path)
         self._reader = create_async_engine(url, pool_size=READERS, max_overflow=0, hide_parameters=True)
-        _begin_with(self._reader.sync_engine, "BEGIN")
+        self._first_reader = create_async_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
+        for engine in (self._reader, self._first_reader):
+            _begin_with(engine.sync_engine, "BEGIN")
+        self._low_reader = sa.create_engine(
+            sa.URL.create("sqlite", database=str(path)),
+            pool_size=LOW_READERS,
+            max_overflow=0,
+            connect_args={"check_same_thread": False},
+            hide_parameters=True,
+        )
+        _begin_with(self._low_reader, "BEGIN")
+        self._low_turns = Turns(LOW_READERS)
         self._one_writer = anyio.CapacityLimiter(1)
         self._broken: StorageBroken | None = None
         self._broke = anyio.Event()
@@ -142,13 +156,16 @@ class SqliteDatabase:
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
             self._writer.dispose()
+            self._low_reader.dispose()
             await self._reader.dispose()
+            await self._first_reader.dispose()
 
     def connections(self) -> tuple[int, int, int]:
-        pool = cast("QueuePool", self._reader.pool)
-        used = pool.checkedout()
+        pools = [cast("QueuePool", e.pool) for e in (self._reader, self._first_reader, self._low_reader)]
         writing = int(self._one_writer.borrowed_tokens)
-        return used + writing, pool.checkedin() + 1 - writing, READERS + 1
+        used = sum(pool.checkedout() for pool in pools) + writing
+        idle = sum(pool.checkedin() for pool in pools) + 1 - writing
+        return used, idle, sum(pool.size() for pool in pools) + 1
 
     def started_at(self, connection: sa.Connection) -> Millis:
         """It is where its one process is: there is nobody else whose outcomes could be waited for."""
@@ -175,12 +192,21 @@ class SqliteDatabase:
         if not is_ours:
             raise StorageBroken(f"{self._path} was removed or replaced while HES was using it")
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], priority: Priority = Priority.NORMAL) -> T:
+        if priority is Priority.LOW:
+            async with self._low_turns.one():
+                with self._watched(), anyio.CancelScope(shield=True):
+                    return await anyio.to_thread.run_sync(self._read_low, work)
         result: T
         with self._watched(), _translated(), anyio.CancelScope(shield=True):
-            async with self._reader.begin() as connection:
+            reader = self._first_reader if priority is Priority.HIGH else self._reader
+            async with reader.begin() as connection:
                 result = await connection.run_sync(work, self._clock())
         return result
+
+    def _read_low(self, work: Work[T]) -> T:
+        with _translated(), self._low_reader.begin() as connection:
+            return work(connection, self._clock())
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

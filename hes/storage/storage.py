@@ -132,8 +132,20 @@ class Storage(Protocol):
         """
         ...
 
-    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
-        """One email with all that is known of it. Raises: NotFound, also outside the reach, likewise above."""
+    async def read(
+        self,
+        reach: Reach,
+        email_id: EmailId,
+        *,
+        with_content: bool = False,
+        attempts_before: int | None = None,
+        events_before: str | None = None,
+    ) -> StoredEmail:
+        """One email with all that is known of it, or of a long history the newest.
+
+        `attempts_before`, `events_before`: only those before that number, or that id.
+        Raises: NotFound, also outside the reach, likewise above.
+        """
         ...
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
@@ -151,6 +163,13 @@ class Storage(Protocol):
         """Drop the contents of emails handed in so long ago, and all of those handed in so long ago, if at rest.
 
         None: never. At most some hundreds of each; returns how many, 0 when there are no more.
+        """
+        ...
+
+    async def drop_drafts(self) -> int:
+        """Cancel drafts that nobody edited or sent for as long as they are kept, and drop their contents.
+
+        At most some hundreds; returns how many, 0 when there are no more.
         """
         ...
 

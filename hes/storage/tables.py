@@ -22,6 +22,9 @@ IS_ASIDE = "status IN ('draft', 'scheduled', 'in_doubt', 'held', 'failed', 'canc
 """What people look for among millions that went well."""
 IS_TEST = "is_test"
 """So that who reaches nothing else finds them among all others."""
+IS_DRAFT = "status = 'draft'"
+HOLDS_BYTES = "status IN ('draft', 'failed', 'cancelled') AND size_bytes > 0"
+"""At rest, and its content is still there."""
 IS_IN_DOUBT = "status = 'in_doubt'"
 IS_WAITING_EVENT = "due_at IS NOT NULL"
 
@@ -79,7 +82,7 @@ deliveries = sa.Table(
     sa.Column("on_doubt", Text, nullable=False),
     sa.Column("attempt_timeout", sa.Float, nullable=False),
     sa.Column("own_providers", Text, nullable=False),  # names, each followed by a comma; likewise below
-    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("size_bytes", sa.Integer, nullable=False),  # of the content; 0 once what is failed or cancelled lost it
     sa.Column("attempt_id", Text),
     sa.Column("lease_ends_at", sa.BigInteger),
     sa.Column("attempts", sa.Integer, nullable=False),
@@ -97,8 +100,10 @@ deliveries = sa.Table(
     sa.Column("not_tried", sa.Integer, nullable=False, server_default="0"),
     _partial("deliveries_waiting", ["lane", "due_at"], IS_WAITING),
     _partial("deliveries_leased", ["lease_ends_at"], IS_LEASED),
-    # The last two are for counting what waits without a look at the rows (SQLite wants the condition's column as well).
-    _partial("deliveries_expiring", ["expires_at", "status", "size_bytes"], CAN_EXPIRE),
+    # The other columns are for counting without a look at the rows (SQLite wants the condition's column as well).
+    _partial("deliveries_expiring", ["expires_at", "status", "size_bytes", "project"], CAN_EXPIRE),
+    _partial("deliveries_drafts", ["due_at", "status", "size_bytes"], IS_DRAFT),
+    _partial("deliveries_holding", ["project", "status", "size_bytes"], HOLDS_BYTES),
     _partial("deliveries_aside", ["project", "status", "email_id"], IS_ASIDE),
     _partial("deliveries_in_doubt", ["due_at"], IS_IN_DOUBT),
     _partial("deliveries_test", ["project", "email_id"], IS_TEST),

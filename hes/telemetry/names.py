@@ -176,7 +176,9 @@ NOT_TRIED = Metric("hes.attempts.not_tried", "counter", "{attempt}", "Leased, an
 FAILOVERS = Metric("hes.failovers", "counter", "{email}", "Emails that came from another provider", (PROVIDER,))
 LAPSED = Metric("hes.leases.lapsed", "counter", "{lease}", "Leases that ran out: their emails are in doubt")
 EXPIRED = Metric("hes.emails.expired", "counter", "{email}", "Emails that failed since their time was over")
-QUEUE = Metric("hes.queue.emails", "gauge", "{email}", "What waits or is held, in the whole database", (STATUS,))
+QUEUE = Metric(
+    "hes.queue.emails", "gauge", "{email}", "What waits, drafts included, or is held, in the whole database", (STATUS,)
+)
 QUEUE_BYTES = Metric("hes.queue.size", "gauge", "By", "The same without what is held, in bytes")
 QUEUE_LIMIT = Metric("hes.queue.limit", "gauge", "{email}", "HES_QUEUE_LIMIT; 0: none")
 OLDEST_DUE = Metric("hes.queue.oldest_due", "gauge", "s", "For how long the longest waiting email has been due")

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 from litestar import Request, post
 from litestar.di import NamedDependency
 from msgspec import Struct
@@ -20,6 +21,8 @@ from hes.web.shape import below
 
 IN_A_BATCH = 100
 IN_A_REQUEST = 10_000
+LONGEST_SECONDS = 20.0
+"""Of one request; where few fit among very many it ends before it has seen all."""
 
 _Batch = Callable[[ListQuery], Awaitable[Many]]
 
@@ -36,8 +39,8 @@ class ManyView(Struct, frozen=True):
     "/emails/resolve",
     operation_id="resolveEmails",
     summary="Decide about many emails that are held or in doubt",
-    description="Those that the `filter` fits; its fields are the list's. 10,000 at most: with `next_cursor` as the "
-    "filter's `cursor` it goes on. Wants the scopes `emails:send` and `emails:read`.",
+    description="Those that the `filter` fits; its fields are the list's. 10,000 at most, and for 20 seconds at most: "
+    "with `next_cursor` as the filter's `cursor` it goes on. Wants the scopes `emails:send` and `emails:read`.",
     status_code=200,
     response_description="How many there were",
     responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
@@ -59,8 +62,8 @@ async def resolve_emails(request: Request[Any, Any, Any], desk: NamedDependency[
     "/emails/cancel",
     operation_id="cancelEmails",
     summary="Cancel many emails that were not handed to a provider",
-    description="Those that the `filter` fits; its fields are the list's. 10,000 at most: with `next_cursor` as the "
-    "filter's `cursor` it goes on.",
+    description="Those that the `filter` fits; its fields are the list's. 10,000 at most, and for 20 seconds at most: "
+    "with `next_cursor` as the filter's `cursor` it goes on.",
     status_code=200,
     response_description="How many there were",
     responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
@@ -95,10 +98,11 @@ async def _all(query: ListQuery, do: _Batch) -> ManyView:
     """Batch by batch, each a transaction of its own; what was done stays done if a later one fails."""
     changed = skipped = 0
     query = replace(query, limit=IN_A_BATCH)
-    while changed + skipped < IN_A_REQUEST:
+    end = anyio.current_time() + LONGEST_SECONDS
+    while True:
         some = await do(query)
         changed, skipped = changed + some.changed, skipped + some.skipped
-        query = replace(query, before=some.last)
-        if some.last is None:
+        query = replace(query, before=some.behind)
+        if some.behind is None or changed + skipped >= IN_A_REQUEST or anyio.current_time() >= end:
             break
     return ManyView(changed, skipped, cursor_behind(query.before) if query.before is not None else None)

@@ -172,7 +172,16 @@ _PARAMETERS: dict[str, list[dict[str, Any]]] = {
             "in": "query",
             "description": "`content`: with bodies, headers and attachments.",
             "schema": {"type": "string", "enum": ["content"]},
-        }
+        },
+        *_in_query(
+            {
+                "attempts_cursor": (
+                    "The `next_attempts_cursor` of an answer: the attempts before it",
+                    {"type": "string", "pattern": "^[0-9]{1,9}$"},
+                ),
+                "events_cursor": ("Likewise of the timeline, `next_events_cursor`", {"type": "string"}),
+            }
+        ),
     ],
     "listEmails": _in_query(_FILTERS),
     "listKeys": _in_query(_PAGE),

@@ -1,5 +1,6 @@
 """One email: what became of it, and what people do with it."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from hes.errors import FieldError, Forbidden, Invalid, TooLarge, WrongState, WrongVersion
+from hes.errors import FieldError, Forbidden, TooLarge, WrongState, WrongVersion
 from hes.model import EmailId, EventType, Status
 from hes.storage.records import StoredEmail, Waiting
 from hes.web.auth import Principal, authorize
@@ -16,15 +17,18 @@ from hes.web.documents import problems
 from hes.web.draft import Changes, edited, read_changes
 from hes.web.emails import check_submission, new_email
 from hes.web.held_answers import HeldAnswer, HeldAnswers
+from hes.web.paging import read_cursor, read_number
 from hes.web.requests import (
     read_body,
     read_email_id,
     read_if_match,
     read_nothing,
+    read_parameter,
     read_query,
     read_resolve,
     read_send_request,
     read_small_body,
+    refuse_wrong,
     require_json,
 )
 from hes.web.views import EmailState, EmailView, email_state, email_view
@@ -34,6 +38,9 @@ from hes.web.views import EmailState, EmailView, email_state, email_view
     "/emails/{email_id:str}",
     operation_id="getEmail",
     summary="One email with its attempts and its timeline",
+    description="Oldest first. Of more than 500 attempts, or entries of the timeline, these are the newest, and "
+    "`next_attempts_cursor` and `next_events_cursor` lead to the older ones. An entry with `not_kept` in its `data` "
+    "says that so many of its kind that came after it are not kept.",
     middleware=[HeldAnswers()],
     response_description="The email",
     responses=problems(401, 403, 404, 422, 503),
@@ -42,18 +49,32 @@ async def get_email(
     email_id: FromPath[str], request: Request[Any, Any, Any], desk: NamedDependency[Desk]
 ) -> Response[EmailView]:
     principal = await authorize(desk.authenticator, request, "emails:read")
-    include = read_query(request.scope["query_string"], "include").get("include")
-    if include not in {None, "content"}:
-        raise Invalid("`include` takes only `content`.", [FieldError("include", "must be `content`")])
-    id_ = read_email_id(email_id)
-    stored = await desk.storage.read(principal.reach, id_)
-    if include is None:
-        view, answer = email_view(stored), HeldAnswer(desk, request, principal)
-    else:
+    given = read_query(request.scope["query_string"], "include", "attempts_cursor", "events_cursor")
+    errors: list[FieldError] = []
+    with_content = read_parameter(given, "include", _read_include, errors) or False
+    attempts_before = read_parameter(given, "attempts_cursor", read_number, errors)
+    events_before = read_parameter(given, "events_cursor", read_cursor, errors)
+    refuse_wrong(errors)
+    read = partial(
+        desk.storage.read,
+        principal.reach,
+        read_email_id(email_id),
+        attempts_before=attempts_before,
+        events_before=events_before,
+    )
+    stored = await read()
+    if with_content:
         answer = HeldAnswer(desk, request, principal, stored.delivery.size_bytes)
-        stored = await desk.storage.read(principal.reach, id_, with_content=True)
-        view = email_view(stored, with_content=True)
-    return answer.of(view, _version_of(stored))
+        stored = await read(with_content=True)
+    else:
+        answer = HeldAnswer(desk, request, principal)
+    return answer.of(email_view(stored, with_content=with_content), _version_of(stored))
+
+
+def _read_include(text: str) -> bool:
+    if text != "content":
+        raise ValueError("must be `content`")
+    return True
 
 
 async def _answer(
@@ -152,8 +173,9 @@ async def send_again(
     _check_is_own_draft(principal, stored)
     delivery = stored.delivery
     desk.rates.spend(principal, len(stored.recipients))
-    is_at_rest = delivery.status in {Status.DRAFT, Status.FAILED, Status.CANCELLED}
-    with desk.backlog.room(Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()):
+    is_at_rest = delivery.status in {Status.FAILED, Status.CANCELLED}  # all others are counted already
+    load = Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()
+    with desk.backlog.room(load, principal.project, is_held=True):
         await desk.storage.send(principal.reach, id_, send_at)
     desk.wake()
     return await _answer(desk, principal, id_, 202)
@@ -211,8 +233,10 @@ async def _is_changed(
         if len(msgspec.json.encode(asked)) > desk.max_body_bytes:
             raise TooLarge("The email would be larger than what is taken here.")
         new = new_email(desk, principal, submission, email_id)
+        grows = Waiting(0, max(0, len(msgspec.json.encode(new.email)) - stored.delivery.size_bytes))
         try:
-            await desk.emails.edit(principal.reach, new, stored.delivery.version if version is None else version)
+            with desk.backlog.room(grows, principal.project):
+                await desk.emails.edit(principal.reach, new, stored.delivery.version if version is None else version)
         except WrongVersion:
             if version is not None:
                 raise

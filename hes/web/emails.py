@@ -49,9 +49,8 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         if not submission.is_draft:
             desk.rates.spend(principal, submission.recipient_count)
         new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)
-        load = Waiting() if new.is_draft else Waiting(1, len(raw))
         accepted = await desk.backlog.take_in(
-            principal.reach, new.key, load, lambda: desk.storage.accept(new), Accepted
+            principal.reach, new.key, Waiting(1, len(raw)), lambda: desk.storage.accept(new), Accepted
         )
     desk.wake()
     return Response(

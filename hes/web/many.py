@@ -36,7 +36,10 @@ FILTERS = ("status", "reason", *_TEXTS, "created_after", "created_before", *PARA
 
 
 class EmailPage(Struct, frozen=True):
-    """Some emails, newest first; `next_cursor` leads to the older ones, null: there are none."""
+    """Some emails, newest first; `next_cursor` leads to the older ones, null: there are none.
+
+    Of a filter that fits few among very many a page may hold fewer than `limit`, or none, and there may be more.
+    """
 
     data: list[EmailSummary]
     next_cursor: str | None
@@ -74,8 +77,8 @@ class BatchView(Struct, frozen=True):
 async def list_emails(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[EmailPage]:
     principal = await authorize(desk.authenticator, request, "emails:read")
     page = await desk.emails.list(principal.reach, read_list_query(read_query(request.scope["query_string"], *FILTERS)))
-    last = page.emails[-1].delivery.email_id if page.more else None
-    view = EmailPage([email_summary(one) for one in page.emails], cursor_behind(last) if last else None)
+    next_cursor = cursor_behind(page.behind) if page.behind is not None else None
+    view = EmailPage([email_summary(one) for one in page.emails], next_cursor)
     return HeldAnswer(desk, request, principal).of(view)
 
 
@@ -138,8 +141,7 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
         if not any(isinstance(item, NewEmail) for item in items):
             raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
         of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None
-        to_send = sum(isinstance(item, NewEmail) and not item.is_draft for item in items)
-        load = Waiting(to_send, len(raw)) if to_send else Waiting()
+        load = Waiting(sum(isinstance(item, NewEmail) for item in items), len(raw))
         results = await desk.backlog.take_in(
             principal.reach,
             of_key,

@@ -24,6 +24,13 @@ def cursor_behind(last_id: str) -> str:
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
+def read_number(text: str) -> int:
+    """An attempt's number, as a cursor."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise ValueError("must be the `next_attempts_cursor` of an answer")
+    return int(text)
+
+
 def read_cursor(text: str) -> str:
     """The id that it leads behind."""
     try:
@@ -31,5 +38,5 @@ def read_cursor(text: str) -> str:
     except ValueError:
         last_id = ""
     if not is_id(last_id):
-        raise ValueError("must be the `next_cursor` of an answer")
+        raise ValueError("must be the cursor that an answer has")
     return last_id

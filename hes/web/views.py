@@ -19,6 +19,7 @@ from hes.model import (
     Status,
 )
 from hes.storage.records import Accepted, Recipient, StoredEmail
+from hes.web.paging import cursor_behind
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]})]
 """RFC 3339, UTC, milliseconds."""
@@ -102,7 +103,13 @@ class EmailSummary(Struct, frozen=True, kw_only=True):
     recipients: list[RecipientView]
     created_at: Time
     send_at: Time | None
-    expires_at: Time
+    expires_at: Annotated[
+        Time | None,
+        Meta(
+            description="When it is given up. Of a draft: when it is cancelled and its content goes, counted from its "
+            "last edit, or from its `send_at` where that is later; null: never."
+        ),
+    ]
     on_doubt: OnDoubt
     version: int
 
@@ -115,6 +122,14 @@ class EmailView(EmailSummary, frozen=True, kw_only=True):
     content: Annotated[
         ContentView | UnsetType | None,
         Meta(description="Only with `?include=content`; null once the content was erased."),
+    ] = UNSET
+    next_attempts_cursor: Annotated[
+        str | UnsetType,
+        Meta(description="There are older attempts than these: `attempts_cursor` leads to them. Else it is not there."),
+    ] = UNSET
+    next_events_cursor: Annotated[
+        str | UnsetType,
+        Meta(description="Likewise of the timeline, by `events_cursor`."),
     ] = UNSET
 
 
@@ -173,7 +188,7 @@ def _summary(stored: StoredEmail) -> dict[str, Any]:
         ],
         "created_at": rfc3339(stored.created_at),
         "send_at": rfc3339_or_none(delivery.send_at),
-        "expires_at": rfc3339(delivery.expires_at),
+        "expires_at": rfc3339_or_none(stored.expires_at),
         "on_doubt": delivery.on_doubt,
         "version": delivery.version,
     }
@@ -198,6 +213,8 @@ def email_view(stored: StoredEmail, *, with_content: bool = False) -> EmailView:
             for a in stored.attempts
         ],
         events=[EventView(i, e.type, rfc3339(e.at), e.provider, e.recipient, _told(e)) for i, e in stored.events],
+        next_attempts_cursor=str(stored.attempts[0].number) if stored.has_older_attempts else UNSET,
+        next_events_cursor=cursor_behind(stored.events[0][0]) if stored.has_older_events else UNSET,
         content=_content_view(stored.email) if with_content else UNSET,
     )
 

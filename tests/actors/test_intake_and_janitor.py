@@ -48,6 +48,9 @@ class Queue:
     async def prune(self) -> int:
         return 0
 
+    async def drop_drafts(self) -> int:
+        return 0
+
     async def drop_old(self, contents_ms: int | None, history_ms: int | None) -> int:
         self.dropped.append((contents_ms, history_ms))
         return max(0, 1 + self.old_portions - len(self.dropped))

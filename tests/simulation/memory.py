@@ -38,6 +38,7 @@ from hes.storage.cluster import PRESENT_MS
 from hes.storage.hints import Hints, NoHints
 from hes.storage.inbox import Taken
 from hes.storage.records import (
+    HISTORY_PAGE,
     Accepted,
     Leases,
     NewEmail,
@@ -389,15 +390,26 @@ class MemoryStorage:
             raise NotFound("no such email")
         self._apply(decide(case, now))
 
-    async def read(self, reach: Reach, email_id: EmailId, *, with_content: bool = False) -> StoredEmail:
+    async def read(
+        self,
+        reach: Reach,
+        email_id: EmailId,
+        *,
+        with_content: bool = False,
+        attempts_before: int | None = None,
+        events_before: str | None = None,
+    ) -> StoredEmail:
         self._reach()
         case = self.cases.get(email_id)
         if case is None or not reach.holds(case.delivery):
             raise NotFound("no such email")
         new, accepted = self.emails[email_id]
         email = new.email
+        attempts = [a for a in case.attempts if attempts_before is None or a.number < attempts_before]
+        events = [(id_, e) for id_, e in self.events[email_id] if events_before is None or id_ < events_before]
         return StoredEmail(
             delivery=case.delivery,
+            expires_at=interventions.expires_at(self._policy.rules, case.delivery),
             created_at=accepted.created_at,
             sender=email.sender,
             subject=email.subject,
@@ -411,8 +423,10 @@ class MemoryStorage:
                 for kind, addresses in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc))
                 for address in addresses
             ),
-            attempts=case.attempts,
-            events=tuple(self.events[email_id]),
+            attempts=tuple(attempts[-HISTORY_PAGE:]),
+            events=tuple(events[-HISTORY_PAGE:]),
+            has_older_attempts=len(attempts) > HISTORY_PAGE,
+            has_older_events=len(events) > HISTORY_PAGE,
         )
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
@@ -439,6 +453,14 @@ class MemoryStorage:
         for email_id in gone:
             del self.cases[email_id], self.emails[email_id], self.events[email_id]
         return len(gone)
+
+    async def drop_drafts(self) -> int:
+        now = self._reach()
+        changes = [interventions.drop_draft(self._policy.rules, case, now) for case in self.cases.values()]
+        old = [change for change in changes if change is not None][:BATCH]
+        for change in old:
+            self._apply(change)
+        return len(old)
 
     async def check(self) -> None:
         self._reach()

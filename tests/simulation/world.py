@@ -299,6 +299,10 @@ class NodeStorage:
         await self._thread.step()
         return await self._storage.prune()
 
+    async def drop_drafts(self) -> int:
+        await self._thread.step()
+        return await self._storage.drop_drafts()
+
 
 class NodeProvider:
     """A provider as one process sees it."""

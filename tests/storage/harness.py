@@ -50,6 +50,7 @@ RULES = Rules(
     routes={"default": (("a", "b"),), "b first": (("b",), ("a",))},
     daily_quotas={"quoted": 3},
     lease_seconds=LEASE_SECONDS,
+    keep_drafts_ms=30 * DAY_SECONDS * 1000,
 )
 AMPLE = 1_000_000_000
 

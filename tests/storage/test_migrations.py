@@ -20,7 +20,7 @@ from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import schema
 from hes.storage.tables import metadata
 from tests import postgres
-from tests.storage.harness import Bench, Kind, only_sql, run, sqlite_file
+from tests.storage.harness import SHOP, Bench, Kind, erase, only_sql, run, sqlite_file
 
 T = TypeVar("T")
 
@@ -136,6 +136,8 @@ def test_narrow_tables_are_without_rowid(sqlite: SqliteSchema, name: str) -> Non
         ("deliveries_waiting", "WHERE status IN ('scheduled', 'queued')"),
         ("deliveries_leased", "WHERE status = 'sending'"),
         ("deliveries_expiring", "WHERE status IN ('scheduled', 'queued', 'in_doubt')"),
+        ("deliveries_drafts", "WHERE status = 'draft'"),
+        ("deliveries_holding", "WHERE status IN ('draft', 'failed', 'cancelled') AND size_bytes > 0"),
         ("webhook_deliveries_waiting", "WHERE status = 'queued'"),
     ],
 )
@@ -204,6 +206,21 @@ async def test_upgrading_keeps_the_data(bench: Bench, sql: SqlStorage, kind: Kin
     before = await bench.read(leased)
     await kind.on_schema(sql, tmp_path, migrations.upgrade)
     assert await bench.read(leased) == before
+
+
+@only_sql
+async def test_what_was_erased_before_its_bytes_were_counted_holds_none(
+    bench: Bench, sql: SqlStorage, kind: Kind, tmp_path: Path
+) -> None:
+    erased, kept = await bench.accept(), await bench.accept()
+    for email_id in (erased, kept):
+        await bench.storage.cancel(SHOP, email_id)
+    await erase(sql, erased)
+    before = await sql.stored_bytes()
+    await kind.on_schema(sql, tmp_path, lambda connection: migrations.downgrade(connection, "0008"))
+    await kind.on_schema(sql, tmp_path, migrations.upgrade)
+    assert before["shop"] == 2 * (await sql.stored_bytes())["shop"]
+    assert (await bench.read(kept)).delivery.size_bytes > 0
 
 
 @only_sql

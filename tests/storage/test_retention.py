@@ -1,16 +1,20 @@
 """`drop_old`: contents go first, later all of an email, and only of what is at rest."""
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from hes.errors import NotFound
+from hes.errors import NotFound, WrongState
 from hes.model import EmailId, Leased, OnDoubt, Outcome, Status
 from hes.storage import tables
+from hes.storage.records import ListQuery
 from hes.storage.sql import SqlStorage
-from tests.storage.harness import SHOP, Bench, new_email, only_sql, run
+from tests.storage.harness import DAY_SECONDS, SHOP, Bench, new_email, only_sql, run
 
 HOUR_MS = 3600 * 1000
+DAY_MS = DAY_SECONDS * 1000
 
 
 async def sent(bench: Bench) -> Leased:
@@ -86,6 +90,73 @@ async def test_what_is_not_at_rest_stays(bench: Bench, sql: SqlStorage, status: 
     bench.clock.advance(3601)
     assert await sql.drop_old(HOUR_MS, HOUR_MS) == 0
     assert (await bench.read(email_id)).email is not None
+
+
+async def a_draft(bench: Bench, **fields: Any) -> EmailId:
+    return (await bench.storage.accept(replace(new_email(), is_draft=True, **fields))).id
+
+
+async def test_a_draft_that_nobody_sends_is_cancelled_when_its_time_is_over(bench: Bench) -> None:
+    old, later_on = await a_draft(bench), await a_draft(bench, send_at=bench.clock() + 10 * HOUR_MS)
+    assert (await bench.read(old)).expires_at == bench.clock() + 30 * DAY_MS
+    assert (await bench.read(later_on)).expires_at == bench.clock() + 10 * HOUR_MS + 30 * DAY_MS
+    bench.clock.advance(30 * DAY_SECONDS - 1)
+    assert await bench.storage.drop_drafts() == 0
+    bench.clock.advance(1)
+    young = await a_draft(bench)
+    assert await bench.storage.drop_drafts() == 1
+    assert [(await bench.status(i))[0].value for i in (old, later_on, young)] == ["cancelled", "draft", "draft"]
+    (_, told) = (await bench.read(old)).events[-1]
+    assert (told.type.value, told.at) == ("cancelled", bench.clock())
+    assert "its time was over" in told.data["why"]
+    assert await bench.storage.drop_drafts() == 0
+
+
+@only_sql
+async def test_the_content_of_a_draft_goes_with_it(bench: Bench, sql: SqlStorage) -> None:
+    draft = await a_draft(bench)
+    held = await sql.stored_bytes()
+    assert held["shop"] > 0
+    bench.clock.advance(30 * DAY_SECONDS)
+    assert await sql.drop_drafts() == 1
+    stored = await bench.read(draft)
+    assert (stored.email, stored.subject) == (None, "Hi")
+    assert await sql.stored_bytes() == {}
+    with pytest.raises(WrongState, match="erased"):
+        await sql.send(SHOP, draft, None)
+
+
+@only_sql
+async def test_editing_a_draft_gives_it_time_anew(bench: Bench, sql: SqlStorage) -> None:
+    new = replace(new_email(), is_draft=True)
+    await sql.accept(new)
+    bench.clock.advance(20 * DAY_SECONDS)
+    await sql.edit(SHOP, new, 1)
+    bench.clock.advance(20 * DAY_SECONDS)
+    assert await sql.drop_drafts() == 0
+    await sql.send(SHOP, new.email.id, None)
+    stored = await bench.read(new.email.id)
+    assert stored.expires_at == bench.clock() + DAY_MS, "counted anew when it is sent"
+
+
+@only_sql
+async def test_what_has_lost_its_content_holds_no_bytes(bench: Bench, sql: SqlStorage) -> None:
+    """Whether it was erased or dropped; while it is there, drafts, what waits, what failed and was cancelled do."""
+    size = {}
+    for name in ("dropped", "erased", "waits"):
+        size[name] = (await bench.read(await bench.accept(project="shop", text=name))).delivery.size_bytes
+    ids = [s.delivery.email_id for s in (await sql.list(SHOP, ListQuery())).emails][::-1]
+    assert await sql.stored_bytes() == {"shop": sum(size.values())}
+    for email_id in ids[:2]:
+        await sql.cancel(SHOP, email_id)
+    assert await sql.stored_bytes() == {"shop": sum(size.values())}
+    await sql.erase(SHOP, ids[1])
+    assert await sql.stored_bytes() == {"shop": size["dropped"] + size["waits"]}
+    bench.clock.advance(3601)
+    assert await sql.drop_old(HOUR_MS, None) == 1
+    assert await sql.stored_bytes() == {"shop": size["waits"]}
+    await bench.settle(await bench.lease(), Outcome.ACCEPTED)
+    assert await sql.stored_bytes() == {}
 
 
 @only_sql

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from hes.errors import ConfigError, StorageBroken, StorageUnavailable
 from hes.model import EmailId, OnDoubt, Outcome, Reason, Status
 from hes.policy import PROCESS_DIED
 from hes.storage import sqlite
+from hes.storage.database import Priority
 from hes.storage.records import Accepted, ListQuery, NewEmail, Reach
 from hes.storage.sql import SqlStorage
-from hes.storage.sqlite import SqliteDatabase, open_sqlite
+from hes.storage.sqlite import LOW_READERS, SqliteDatabase, open_sqlite
 from tests.storage.harness import (
     KINDS,
     NOW,
@@ -262,6 +264,27 @@ async def test_a_read_sees_one_moment(bench: Bench, sql: SqlStorage, tmp_path: P
     assert await bench.status(email_id) == (Status.CANCELLED, None)
 
 
+async def test_lists_leave_readers_to_the_others(bench: Bench, sql: SqlStorage) -> None:
+    """However many are asked for at once."""
+    let_go = threading.Event()
+    running: list[int] = []
+
+    def work(_connection: sa.Connection, _now: int) -> None:
+        running.append(1)
+        let_go.wait()
+
+    email_id = await bench.accept()
+    async with anyio.create_task_group() as lists:
+        for _ in range(24):
+            lists.start_soon(sql._database.read, work, Priority.LOW)
+        with anyio.fail_after(2):
+            await bench.status(email_id)
+            await bench.accept()
+        assert len(running) <= LOW_READERS
+        let_go.set()
+    assert len(running) == 24
+
+
 def statements_of(engine: sa.Engine) -> list[str]:
     """What it is asked from now on."""
     asked: list[str] = []
@@ -287,18 +310,48 @@ async def test_what_waits_is_counted_from_indexes_of_what_waits_only(sql: SqlSto
     assert [step for *_, step in plan if "deliveries" in step] == [
         "SCAN deliveries USING COVERING INDEX deliveries_expiring",
         "SCAN deliveries USING INDEX deliveries_leased",
+        "SCAN deliveries USING COVERING INDEX deliveries_drafts",
     ]
 
 
-async def test_tests_are_listed_from_an_index_of_theirs(sql: SqlStorage, tmp_path: Path) -> None:
+async def test_what_projects_hold_is_counted_from_indexes_of_just_that(sql: SqlStorage, tmp_path: Path) -> None:
     asked = statements_of(sql._database._reader.sync_engine)  # type: ignore[attr-defined]
-    await sql.list(Reach("shop", only_test=True), ListQuery())
+    await sql.stored_bytes()
     [statement] = [s for s in asked if "deliveries" in s]
     with contextlib.closing(sqlite3.connect(sqlite_file(tmp_path))) as shell:
         plan = shell.execute("EXPLAIN QUERY PLAN " + statement, [""] * statement.count("?")).fetchall()
-    assert [step for *_, step in plan if "B-TREE" in step or "deliveries" in step] == [
-        "SEARCH deliveries USING INDEX deliveries_test (project=?)"
+    assert [step for *_, step in plan if "deliveries" in step] == [
+        "SCAN deliveries USING COVERING INDEX deliveries_expiring",
+        "SCAN deliveries USING INDEX deliveries_leased",
+        "SCAN deliveries USING COVERING INDEX deliveries_holding",
     ]
+
+
+@pytest.mark.parametrize(
+    ("index", "tests_only", "query"),
+    [
+        ("emails_project", False, {"tag": "a"}),
+        ("deliveries_test", True, {"tag": "a"}),
+        ("deliveries_aside", False, {"status": Status.HELD, "tag": "a"}),
+        ("deliveries_aside", False, {"reason": Reason.DOUBT}),
+        ("deliveries_waiting", False, {"status": Status.QUEUED}),
+        ("deliveries_leased", False, {"status": Status.SENDING}),
+        ("recipients_email", False, {"to": "ann@example.net"}),
+        ("emails_reference", False, {"reference": "r", "provider": "a"}),
+    ],
+)
+async def test_a_list_goes_through_the_index_that_holds_what_can_fit(
+    sql: SqlStorage, tmp_path: Path, index: str, query: dict[str, Any], *, tests_only: bool
+) -> None:
+    asked = statements_of(sql._database._low_reader)  # type: ignore[attr-defined]
+    await sql.list(Reach("shop", only_test=tests_only), ListQuery(**query))
+    fitting = asked[-1]
+    with contextlib.closing(sqlite3.connect(sqlite_file(tmp_path))) as shell:
+        plan = shell.execute("EXPLAIN QUERY PLAN " + fitting, [1] * fitting.count("?")).fetchall()
+    steps = [step for *_, step in plan if step.startswith(("SEARCH", "SCAN")) and "VIRTUAL" not in step]
+    assert f" {index}" in steps[0]
+    by_key = (index, "few", "all_there", "sqlite_autoindex_", "PRIMARY KEY")
+    assert all(any(word in step for word in by_key) for step in steps[1:]), steps
 
 
 async def test_the_claim_reads_only_the_index_of_what_waits(bench: Bench, sql: SqlStorage, tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def later(**time: float) -> str:
 @asynccontextmanager
 async def open_service(path: Path) -> AsyncIterator[Service]:
     rng = random.Random(1)
-    policy = Policy(Rules(providers=("one", "two")), rng)
+    policy = Policy(Rules(providers=("one", "two"), keep_drafts_ms=30 * 24 * 3600 * 1000), rng)
     async with open_sqlite(path, policy, now, id_maker(now, rng)) as storage:
         yield Service(storage, path)
 

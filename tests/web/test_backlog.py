@@ -10,11 +10,13 @@ import anyio
 import httpx
 import pytest
 
+from hes.app import make_backlog
 from hes.case import Rules
 from hes.errors import Overloaded, StorageUnavailable
 from hes.ids import id_maker
 from hes.model import Answer, Decision, Outcome
 from hes.policy import Policy
+from hes.settings import load
 from hes.storage.records import Reach, Waiting
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import SqliteDatabase
@@ -45,8 +47,8 @@ class Limited:
         return self.hes.count_rows()["emails"]
 
 
-async def limited(hes: Service, count: int = 0, size_bytes: int = 0) -> Limited:
-    backlog = Backlog(hes.storage, Waiting(count, size_bytes), lambda: 0.0)
+async def limited(hes: Service, count: int = 0, size_bytes: int = 0, project_bytes: int = 0) -> Limited:
+    backlog = Backlog(hes.storage, Waiting(count, size_bytes), lambda: 0.0, project_bytes)
     await backlog.refresh()
     return Limited(hes, backlog)
 
@@ -63,33 +65,108 @@ def refused(response: httpx.Response) -> str:
 
 async def test_with_as_many_waiting_as_may_no_send_is_taken_and_nothing_stored(hes: Service) -> None:
     few = await limited(hes, count=2)
-    failed, draft = await hes.failed(), (await few.send(LEAST | {"draft": True})).json()["id"]
-    assert [(await few.send()).status_code for _ in range(2)] == [202, 202]
+    failed = await hes.failed()
+    assert (await few.send()).status_code == 202
+    assert (await few.send(LEAST | {"draft": True})).status_code == 201, "it waits for somebody"
     before = hes.count_rows()
     for answer in (
         await few.send(),
+        await few.send(LEAST | {"draft": True}),
         await few.batch(LEAST, LEAST),
-        await few.ask("POST", f"/v1/emails/{draft}/send"),
+        await few.batch(LEAST | {"draft": True}),
         await few.ask("POST", f"/v1/emails/{failed}/send"),
     ):
         assert "HES_QUEUE_LIMIT: 2" in refused(answer)
         assert "nothing was stored" in refused(answer)
     assert hes.count_rows() == before
-    assert [(await hes.read(email_id))["status"] for email_id in (draft, failed)] == ["draft", "failed"]
+    assert (await hes.read(failed))["status"] == "failed"
 
 
 async def test_what_adds_nothing_to_what_waits_goes_on(hes: Service) -> None:
-    few = await limited(hes, count=1)
+    few = await limited(hes, count=2)
+    draft = await few.send(LEAST | {"draft": True})
     scheduled = (await few.send(LEAST | {"send_at": later(hours=1)})).json()["id"]
     refused(await few.send())
-    draft = await few.send(LEAST | {"draft": True})
-    assert draft.status_code == 201
-    assert (await few.batch(LEAST | {"draft": True})).status_code == 202
     path = f"/v1/emails/{scheduled}"
     assert (await few.ask("PATCH", path, {"send_at": later(hours=2)})).status_code == 200
     assert (await few.ask("POST", f"{path}/send")).json()["status"] == "queued"
     assert (await few.ask("POST", f"{path}/cancel")).json()["status"] == "cancelled"
-    assert (await few.ask("PATCH", f"/v1/emails/{draft.json()['id']}", {"subject": "New"})).status_code == 200
+    path = f"/v1/emails/{draft.json()['id']}"
+    assert (await few.ask("PATCH", path, {"subject": "New", "text": "x" * 1000})).status_code == 200
+    assert (await few.ask("POST", f"{path}/send")).json()["status"] == "queued"
+
+
+async def test_a_draft_grows_into_the_limits_and_no_further(hes: Service) -> None:
+    for few, name in (
+        (await limited(hes, size_bytes=1500), "HES_QUEUE_LIMIT_BYTES"),
+        (await limited(hes, project_bytes=1500), "HES_PROJECT_LIMIT_BYTES"),
+    ):
+        path = f"/v1/emails/{(await few.send(LEAST | {'draft': True})).json()['id']}"
+        assert (await few.ask("PATCH", path, {"text": "x" * 2000})).status_code == 200, "there was room when it came"
+        assert f"{name}: " in refused(await few.ask("PATCH", path, {"text": "x" * 3000}))
+        assert (await few.ask("PATCH", path, {"text": "x" * 10})).status_code == 200
+
+
+async def test_a_project_holds_no_more_than_it_may_and_others_go_on(hes: Service) -> None:
+    """Whatever it makes of it: drafts, what waits, what was cancelled and what failed."""
+    few = await limited(hes, project_bytes=4000)
+    text = {"text": "x" * 500}
+    sent = await hes.sent()
+    await hes.failed()
+    ids = [
+        (await few.send(LEAST | text | more)).json()["id"] for more in ({"draft": True}, {"send_at": later(hours=1)})
+    ]
+    while (answer := await few.send(LEAST | text)).status_code == 202:
+        assert (await hes.ask("POST", f"/v1/emails/{answer.json()['id']}/cancel")).status_code == 200
+    held = (await hes.storage.stored_bytes())["default"]
+    assert held >= 4000
+    for answer in (
+        await few.send(),
+        await few.send(LEAST | {"draft": True}),
+        await few.batch(LEAST),
+    ):
+        assert "HES_PROJECT_LIMIT_BYTES: 4,000" in refused(answer)
+    assert "HES_PROJECT_LIMIT_BYTES" not in (await few.ask("POST", f"/v1/emails/{ids[0]}/send")).text, (
+        "it holds it already"
+    )
+    with few.backlog.room(Waiting(1, 1000), "another"):
+        pass
+    await few.backlog.refresh()
+    refused(await few.send())
+    listed = (await hes.ask("GET", "/v1/emails?status=cancelled")).json()["data"]
+    for email in listed:
+        assert (await hes.ask("DELETE", f"/v1/emails/{email['id']}")).status_code == 204
+    assert (await hes.ask("DELETE", f"/v1/emails/{sent}")).status_code == 204
+    await few.backlog.refresh()
+    assert (await few.send()).status_code == 202, "what was erased holds nothing"
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_full"),
+    [
+        ({"HES_QUEUE_LIMIT_BYTES": "10000", "HES_PROJECT_LIMIT_BYTES": "500"}, True),
+        ({"HES_PROJECT_LIMIT_BYTES": "500"}, True),
+        ({"HES_QUEUE_LIMIT_BYTES": "500"}, True),  # that is the project's limit as well
+        ({"HES_QUEUE_LIMIT_BYTES": "500", "HES_PROJECT_LIMIT_BYTES": "0"}, False),
+        ({}, False),
+    ],
+)
+async def test_the_projects_limit_is_what_the_settings_say(
+    hes: Service, tmp_path: Path, settings: dict[str, str], *, is_full: bool
+) -> None:
+    email_id = await hes.accepted(text="x" * 1000)
+    await hes.storage.cancel(Reach("default"), email_id)  # it waits no more
+    backlog = make_backlog(load({}, settings, tmp_path), hes.storage)
+    await backlog.refresh()
+    assert (await Limited(hes, backlog).send()).status_code == (503 if is_full else 202)
+
+
+async def test_a_full_project_is_told_once_in_the_log(hes: Service, caplog: pytest.LogCaptureFixture) -> None:
+    few = await limited(hes, project_bytes=10)
+    await few.send()
+    for _ in range(3):
+        await few.backlog.refresh()
+    assert [r.message.split(":")[0] for r in caplog.records if "503" in r.message] == ["project default"]
 
 
 async def test_bytes_are_counted_as_well(hes: Service) -> None:
@@ -111,8 +188,11 @@ async def test_all_that_is_not_at_rest_is_counted_and_nothing_else(hes: Service)
     await hes.sent()
     await hes.failed()
     await hes.held()
-    assert (await hes.send(LEAST | {"draft": True})).status_code == 201
     assert await more() == Waiting()
+    draft = (await hes.send(LEAST | {"draft": True})).json()["id"]
+    assert (await more()).count == 1
+    await hes.storage.cancel(Reach("default"), draft)
+    assert (await more()).count == -1
     doubted = await hes.in_doubt()
     assert (await more()).count == 1
     await hes.accepted(send_at=later(hours=2))
@@ -208,6 +288,9 @@ class Counted:
         self.takes_seconds = 0.0
         self.is_away = False
 
+    async def stored_bytes(self) -> dict[str, int]:
+        raise AssertionError("without its limit it costs nothing")
+
     async def waiting(self) -> Waiting:
         self.asked.set()
         self.asked_at.append(anyio.current_time())
@@ -227,32 +310,37 @@ async def test_what_comes_while_it_is_being_counted_is_not_forgotten() -> None:
     """The count may have it or not, so it stays until the next one."""
     book = Counted()
     backlog = counting(book, count=3)
-    with backlog.room(Waiting(1)):
+    with backlog.room(Waiting(1), "shop"):
         pass
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(backlog.refresh)
         await book.asked.wait()
         book.answer = Waiting(1)
-        with backlog.room(Waiting(1)):
+        with backlog.room(Waiting(1), "shop"):
             book.let_go.set()
-    with backlog.room(Waiting(1)), backlog.room(Waiting(1)), pytest.raises(Overloaded), backlog.room(Waiting(1)):
+    with (
+        backlog.room(Waiting(1), "shop"),
+        backlog.room(Waiting(1), "shop"),
+        pytest.raises(Overloaded),
+        backlog.room(Waiting(1), "shop"),
+    ):
         pass
     book.answer = Waiting(3)
     await backlog.refresh()
-    with pytest.raises(Overloaded), backlog.room(Waiting(1)):
+    with pytest.raises(Overloaded), backlog.room(Waiting(1), "shop"):
         pass
     book.answer = Waiting(2)
     await backlog.refresh()
-    with backlog.room(Waiting(1)):
+    with backlog.room(Waiting(1), "shop"):
         pass
 
 
 async def test_a_caller_that_goes_away_may_have_been_stored_all_the_same() -> None:
     backlog = counting(Counted(), count=1)
-    with anyio.CancelScope() as scope, backlog.room(Waiting(1)):
+    with anyio.CancelScope() as scope, backlog.room(Waiting(1), "shop"):
         scope.cancel()
         await anyio.sleep_forever()
-    with pytest.raises(Overloaded), backlog.room(Waiting(1)):
+    with pytest.raises(Overloaded), backlog.room(Waiting(1), "shop"):
         pass
 
 
@@ -281,11 +369,11 @@ async def test_with_the_storage_away_the_last_count_goes_on_being_true() -> None
         await anyio.sleep(0.5)
         book.is_away, book.answer = True, Waiting()
         await anyio.sleep(2)
-        with pytest.raises(Overloaded), backlog.room(Waiting(1)):
+        with pytest.raises(Overloaded), backlog.room(Waiting(1), "shop"):
             pass
         book.is_away = False
         await anyio.sleep(1)
-        with backlog.room(Waiting(1)):
+        with backlog.room(Waiting(1), "shop"):
             tasks.cancel_scope.cancel()
 
 

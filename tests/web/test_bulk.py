@@ -71,6 +71,16 @@ async def test_many_go_in_batches_and_a_cursor_leads_on(hes: Service, monkeypatc
     assert set(await statuses(hes, *email_ids)) == {"cancelled"}
 
 
+async def test_what_takes_long_ends_and_a_cursor_leads_on(hes: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "IN_A_BATCH", 2)
+    monkeypatch.setattr(bulk, "LONGEST_SECONDS", -1.0)
+    emails = [await hes.accepted() for _ in range(3)]
+    changed, _, cursor = await counts(hes, "cancel", {})
+    assert (changed, cursor is None) == (2, False)
+    assert await counts(hes, "cancel", {"cursor": cursor}) == (1, 0, None)
+    assert await statuses(hes, *emails) == ["cancelled"] * 3
+
+
 async def test_what_was_done_stays_done_if_a_later_batch_fails(hes: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "IN_A_BATCH", 1)
     older, newer = await hes.accepted(), await hes.accepted()

@@ -87,6 +87,9 @@ async def test_content_only_when_asked_for(hes: Service) -> None:
         ("include=", ["include"]),
         ("include=content&include=content", ["include"]),
         ("include=content,attempts", ["include"]),
+        ("attempts_cursor=x&events_cursor=x", ["attempts_cursor", "events_cursor"]),
+        ("attempts_cursor=-1&events_cursor=", ["attempts_cursor", "events_cursor"]),
+        ("attempts_cursor=1000000000000000000", ["attempts_cursor"]),
         ("fields=id", ["fields"]),
         ("tenant=A&include=content", ["tenant"]),
         ("tenant_id[]=A", [""]),
@@ -97,6 +100,25 @@ async def test_an_unknown_query_is_422_and_named(hes: Service, query: str, paths
 
 
 # --- whose it is
+
+
+async def test_a_long_history_comes_in_pages_and_a_short_one_names_none(
+    hes: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    email_id = await hes.sent()
+    whole = await hes.read(email_id)
+    assert not {"next_attempts_cursor", "next_events_cursor"} & whole.keys()
+    monkeypatch.setattr("hes.storage.book.HISTORY_PAGE", 3)
+    newest = await hes.read(email_id)
+    assert newest["events"] == whole["events"][1:]
+    assert newest["attempts"] == whole["attempts"]
+    assert "next_attempts_cursor" not in newest
+    older = await hes.ask(
+        "GET", f"/v1/emails/{email_id}?events_cursor={newest['next_events_cursor']}&attempts_cursor=2"
+    )
+    assert (older.json()["events"], older.json()["attempts"]) == (whole["events"][:1], whole["attempts"])
+    assert "next_events_cursor" not in older.json()
+    assert (await hes.ask("GET", f"/v1/emails/{email_id}?attempts_cursor=1")).json()["attempts"] == []
 
 
 @pytest.mark.parametrize("verb", ["", "?include=content", "/cancel", "/resolve"])

@@ -1,5 +1,6 @@
 """Drafts, scheduling, lists, batches, erasing."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio.lowlevel
@@ -41,6 +42,17 @@ async def test_a_draft_is_only_stored_until_it_is_sent(hes: Service) -> None:
     assert (sent.status_code, sent.json()["status"]) == (202, "queued")
     assert types(sent.json()) == ["created", "queued"]
     assert (await hes.ask("POST", f"/v1/emails/{email_id}/send")).status_code == 409
+
+
+async def test_a_draft_says_when_it_will_be_dropped_and_once_sent_when_it_is_given_up(hes: Service) -> None:
+    email_id = await accepted(hes, draft=True, expires_in=60)
+    draft = await read(hes, email_id)
+    made, over = (datetime.fromisoformat(draft[name]) for name in ("created_at", "expires_at"))
+    assert over - made == timedelta(days=30)
+    [listed] = (await hes.ask("GET", "/v1/emails")).json()["data"]
+    assert listed["expires_at"] == draft["expires_at"]
+    sent = (await hes.ask("POST", f"/v1/emails/{email_id}/send")).json()
+    assert datetime.fromisoformat(sent["expires_at"]) - made < timedelta(minutes=2)
 
 
 async def test_an_email_for_later_is_scheduled_moved_and_promoted(hes: Service) -> None:
@@ -294,6 +306,20 @@ async def test_a_list_is_newest_first_and_its_pages_never_shift(hes: Service) ->
     assert [email["id"] for email in second["data"]] == ids[2:0:-1]
     third = (await hes.ask("GET", f"/v1/emails?limit=2&cursor={second['next_cursor']}")).json()
     assert ([email["id"] for email in third["data"]], third["next_cursor"]) == (ids[:1], None)
+
+
+async def test_where_looking_takes_long_a_page_may_be_empty_and_its_cursor_leads_on(
+    hes: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = await accepted(hes, tags={"kind": "rare"})
+    for _ in range(2):
+        await accepted(hes)
+    monkeypatch.setattr("hes.storage.sql.SEARCH_SECONDS", -1.0)
+    page = (await hes.ask("GET", "/v1/emails?tag=kind:rare&limit=1")).json()
+    assert page["data"] == []
+    page = (await hes.ask("GET", f"/v1/emails?tag=kind:rare&limit=1&cursor={page['next_cursor']}")).json()
+    assert [email["id"] for email in page["data"]] == [rare]
+    assert page["next_cursor"] is None
 
 
 async def test_each_filter_finds_what_it_names(hes: Service) -> None:

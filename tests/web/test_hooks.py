@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from hes.app import make_hooks
 from hes.errors import ConfigError, NotAuthenticated, StorageUnavailable
+from hes.settings import load
 from hes.storage.inbox import Taken
 from hes.told import Told
 from hes.web.desk import Hook
@@ -53,6 +56,63 @@ async def test_another_event_under_a_used_signature_counts_for_nothing(hes: Serv
     answer = await post(hes, signed(id="ev2", event="complained"))
     assert (answer.status_code, answer.json()) == (200, {"new": 0})
     assert hes.count_rows() == before
+
+
+TWO_OF_ONE_KEY = """
+[[providers]]
+name = "two"
+kind = "mailgun"
+domain = "b.example.com"
+api_key = "k"
+webhook_secret = "file:b.key"
+[[providers]]
+name = "one"
+kind = "mailgun"
+domain = "a.example.com"
+api_key = "k"
+webhook_secret = "file:a.key"
+"""
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Mapping[str, Hook]:
+    """Of two providers at one account: Mailgun has one signing key for all its domains."""
+    for name in ("a.key", "b.key"):
+        (tmp_path / name).write_text(MAILGUN_HOOK.secret)
+    (tmp_path / "hes.toml").write_text(TWO_OF_ONE_KEY)
+    return make_hooks(load({}, {}, tmp_path))
+
+
+async def test_a_used_signature_is_used_for_every_provider_of_its_key(
+    hes: Service, hooks: Mapping[str, Hook], tmp_path: Path
+) -> None:
+    """Who saw one POST could send another event under its token to the other address of the same account."""
+    desk = {"hooks": hooks}
+    assert (await post(hes, signed(), desk=desk)).json() == {"new": 1}
+    before = hes.count_rows()
+    forged = signed(id="ev2", event="complained")
+    assert (await post(hes, forged, name="two", desk=desk)).json() == {"new": 0}
+    (tmp_path / "a.key").write_text("key-of-the-webhooks-from-now-on")
+    problem_in(await post(hes, forged, desk=desk), 401)
+    assert (await post(hes, forged, name="two", desk=desk)).json() == {"new": 0}, "also while the key is being changed"
+    assert hes.count_rows() == before
+
+
+async def test_an_event_counts_once_for_all_providers_of_one_key_whichever_address_it_comes_to(
+    hes: Service, hooks: Mapping[str, Hook]
+) -> None:
+    """A webhook of the whole account posts what is about both to one address, or each event to both."""
+    email_id = await hes.sent()
+    attempt_id = (await hes.read(email_id))["attempts"][0]["id"]
+    ours = {"user-variables": {"hes_id": email_id, "hes_attempt": attempt_id}}
+    for n, (name, new) in enumerate((("two", 1), ("one", 0), ("two", 0))):
+        answer = await post(hes, signed(token=f"{n}" * 50, **ours), name=name, desk={"hooks": hooks})
+        assert answer.json() == {"new": new}
+        email = await hes.read(email_id)
+        assert (email["status"], [e["provider"] for e in email["events"] if e["type"] == "delivered"]) == (
+            "delivered",
+            ["one"],
+        )
 
 
 async def test_a_type_that_is_not_known_is_answered_the_same(hes: Service) -> None:
