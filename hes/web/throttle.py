@@ -81,8 +81,8 @@ class WrongKeys:
             return
         if times := self._log_limit.count():
             _log.warning(
-                "wrong keys from %s are answered with 429, %d of such addresses since the last such line: if a proxy "
-                "stands there, name it in HES_TRUSTED_PROXIES, or its clients count as one",
+                "wrong keys from %s are answered with 429, %d times from such addresses since the last such line: if a "
+                "proxy stands there, name it in HES_TRUSTED_PROXIES, or its clients count as one",
                 *(address, times),
             )
 

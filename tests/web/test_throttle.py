@@ -151,7 +151,7 @@ def test_a_proxy_that_may_be_forgotten_is_named_in_the_log(
         assert "HES_TRUSTED_PROXIES" in caplog.records[0].getMessage()
         time.now += 60
         assert wrong(wrong_keys, a_request(peer, *forwarded), 60) == 50
-        assert ", 60 of such addresses" in caplog.records[1].getMessage()
+        assert ", 60 times from such addresses" in caplog.records[1].getMessage()
 
 
 # --- addresses
