@@ -126,8 +126,11 @@ async def test_what_was_leased_meanwhile_is_given_back(bench: Bench, server: Ser
     with pytest.raises(StorageUnavailable):
         await bench.lease()
     await server.find_standby()
-    assert (await bench.lease()).email.id == email_id
-    assert told(await bench.read(email_id)) == ["created", "queued", "attempt", "not_tried", "attempt"]
+    leased = await bench.lease()
+    assert leased.email.id == email_id
+    stored = await bench.read(email_id)
+    assert [attempt.id for attempt in stored.attempts] == [leased.attempt_id], "and no doubt"
+    assert told(stored) == ["created", "queued", "attempt", "not_tried"]
 
 
 async def test_an_outcome_is_written_once(bench: Bench, server: Server) -> None:
