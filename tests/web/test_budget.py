@@ -234,9 +234,9 @@ async def test_content_that_does_not_fit_is_not_even_read(hes: Service, monkeypa
     full = budget_of(0)
     read = hes.storage.read
 
-    async def without_content(*of: Any, with_content: bool = False) -> Any:
+    async def without_content(*of: Any, with_content: bool = False, **page: Any) -> Any:
         assert not with_content
-        return await read(*of)
+        return await read(*of, **page)
 
     monkeypatch.setattr(hes.storage, "read", without_content)
     with full.hold(A, count=10):
