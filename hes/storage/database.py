@@ -14,7 +14,7 @@ from hes.model import Millis
 T = TypeVar("T")
 Work = Callable[[sa.Connection, Millis], T]
 
-TURN_SECONDS = 5.0
+TURN_SECONDS = 20.0
 """How long a read of low priority waits for its turn."""
 
 

@@ -142,7 +142,7 @@ class Backlog:
         held = self._held.get(project, 0) + self._held_taken[project] + self._held_in_hand[project]
         if 0 < self._project_bytes <= held:
             return (
-                "the project's drafts, waiting, cancelled and failed emails hold as many bytes as they may "
+                "This project's drafts, waiting, cancelled and failed emails hold as many bytes as they may "
                 f"(HES_PROJECT_LIMIT_BYTES: {self._project_bytes:,})"
             )
         return None
