@@ -1,7 +1,7 @@
 """What a process warns about when it starts: settings that are allowed, and hardly meant so."""
 
-import re
 from collections.abc import Iterator, Mapping
+from urllib.parse import parse_qs
 
 from hes.provider_settings import Kind
 from hes.secret import Secret, exposed
@@ -20,10 +20,18 @@ def start_warnings(settings: Settings) -> list[str]:
 def flag_warnings(flags: Mapping[str, object]) -> list[str]:
     """Of what stands on the command line, by file key."""
     url = flags.get("database_url")
-    if not isinstance(url, str) or not re.match(r"postgresql://([^:/?@]*:.+@|.*[?&](ssl)?password=.)", url):
+    if not isinstance(url, str) or not _holds_password(url):
         return []
     wrong = "--database-url holds a password, and everybody on this machine can read a process's arguments"
     return [f"{wrong}: set HES_DATABASE_URL in its place, or say --database-url file:PATH"]
+
+
+def _holds_password(url: str) -> bool:
+    """Between the user's name and an `@`, whatever is in it and should be escaped; or among the parameters."""
+    place, _, query = url.partition("://")[2].partition("?")
+    user, _, rest = place.partition(":")
+    is_there = not {"/", "@"} & set(user) and rest.rpartition("@")[0] != ""
+    return is_there or bool({"password", "sslpassword"} & parse_qs(query).keys())
 
 
 def _of_outboxes(settings: Settings) -> Iterator[str]:

@@ -12,7 +12,8 @@ FILES = sorted((ROOT / "hes").rglob("*.py"))
 # The protocols only, never one kind of provider or storage: any kind can then take the place of another.
 KINDLESS = (
     "providers.finding providers.provider "
-    "storage.email_book storage.inbox storage.records storage.searches storage.storage"
+    "storage.email_book storage.inbox storage.records storage.searches storage.shared_state storage.storage "
+    "storage.upkeep"
 )
 
 # Area (a file or folder of hes) -> what of hes it may import besides itself. What is not named here, nobody may.

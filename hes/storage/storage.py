@@ -8,14 +8,16 @@ process. Nothing here is called with a lock or a transaction held, and none is h
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Fact, FactKey, Millis, Node, Room
+from hes.model import AttemptId, Decision, EmailId, Ended, Evidence, Millis, Room
 from hes.storage.hints import Hints
 from hes.storage.inbox import Inbox
-from hes.storage.records import Accepted, Leases, NewEmail, Presence, Reach, Settled, StoredEmail, Swept
+from hes.storage.records import Accepted, Leases, NewEmail, Reach, Settled, StoredEmail, Swept
 from hes.storage.searches import Searches
+from hes.storage.shared_state import SharedState
+from hes.storage.upkeep import Upkeep
 
 
-class Storage(Protocol):
+class Storage(SharedState, Upkeep, Protocol):
     """Where emails are safe."""
 
     node_id: str
@@ -67,30 +69,6 @@ class Storage(Protocol):
 
     async def disbelieve(self, provider: str, email_ids: Collection[EmailId]) -> int:
         """Put back into the queue what failed by the word of a provider that rejects everything. Returns how many."""
-        ...
-
-    async def facts(self) -> list[Fact]:
-        """What is known of the providers' accounts."""
-        ...
-
-    async def state_facts(self, stated: Collection[Fact], withdrawn: Collection[FactKey] = ()) -> None:
-        """Write down what became known, in place of what was known before of the same, and what holds no more."""
-        ...
-
-    async def appear(self, node: Node) -> Presence:
-        """Say that this node is there, now; it counts as gone when it has not for some seconds."""
-        ...
-
-    async def leave(self, node_id: str) -> None:
-        """Say that this node is gone."""
-        ...
-
-    async def nodes(self) -> list[Node]:
-        """Those that are there."""
-        ...
-
-    async def quotas_used(self) -> dict[str, int]:
-        """How many emails were given to each provider today (UTC). Only those with a daily quota are counted."""
         ...
 
     async def evidence(self, proofs: Sequence[Evidence]) -> None:
@@ -150,27 +128,6 @@ class Storage(Protocol):
 
     async def keep(self, email_id: EmailId, attempt_id: AttemptId, mime: bytes) -> None:
         """Put a message into the outbox. Again for the same attempt: nothing changes."""
-        ...
-
-    async def prune(self) -> int:
-        """Forget idempotency keys older than 24 hours, old events of providers, searches that are over.
-
-        At most 500 each. Returns how many.
-        """
-        ...
-
-    async def drop_old(self, contents_ms: Millis | None, history_ms: Millis | None) -> int:
-        """Drop the contents of emails handed in so long ago, and all of those handed in so long ago, if at rest.
-
-        None: never. At most some hundreds of each; returns how many, 0 when there are no more.
-        """
-        ...
-
-    async def drop_drafts(self) -> int:
-        """Cancel drafts that nobody edited or sent for as long as they are kept, and drop their contents.
-
-        At most some hundreds; returns how many, 0 when there are no more.
-        """
         ...
 
     async def check(self) -> None:

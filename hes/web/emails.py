@@ -15,12 +15,7 @@ from hes.web.body import Submission, check_email
 from hes.web.desk import Desk
 from hes.web.documents import problems
 from hes.web.email_request import EmailRequest
-from hes.web.requests import (
-    read_body,
-    read_idempotency_key,
-    read_query,
-    require_json,
-)
+from hes.web.requests import read_body, read_idempotency_key, read_query, require_json
 from hes.web.shape import decode
 from hes.web.views import AcceptedView, accepted_view
 
