@@ -5,8 +5,7 @@ and its sockets are full, and an event loop may run the timers first: a call wou
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import anyio
 
@@ -18,28 +17,34 @@ AROUND_PASSES = 3 * PASSES
 """For what is around another time-out, so that the inner one tells first what it was."""
 
 
-@contextmanager
-def fail_after(seconds: float, passes: int = PASSES) -> Iterator[None]:
+class fail_after:  # noqa: N801 (as `anyio.fail_after`, whose place it takes)
     """Give up what runs inside after that time; raises TimeoutError then.
 
     First the loop makes some passes more, each of which reads what has arrived. Nothing is waited for in them.
     """
-    loop = asyncio.get_running_loop()
-    scope = anyio.CancelScope()
-    timer: asyncio.Handle
 
-    def fire(left: int) -> None:
-        nonlocal timer
+    # A class and not a generator: it is around every call to a provider, twice.
+
+    def __init__(self, seconds: float, passes: int = PASSES) -> None:
+        self._seconds = seconds
+        self._passes = passes
+        self._loop = asyncio.get_running_loop()
+        self._scope = anyio.CancelScope()
+
+    def __enter__(self) -> None:
+        self._timer: asyncio.Handle = self._loop.call_later(self._seconds, self._fire, self._passes)
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        self._scope.__exit__(kind, error, traceback)
+        if self._scope.cancelled_caught:
+            raise TimeoutError
+
+    def _fire(self, left: int) -> None:
         if left:
-            timer = loop.call_soon(fire, left - 1)
+            self._timer = self._loop.call_soon(self._fire, left - 1)
         else:
-            scope.cancel()
-
-    timer = loop.call_later(seconds, fire, passes)
-    try:
-        with scope:
-            yield
-    finally:
-        timer.cancel()
-    if scope.cancelled_caught:
-        raise TimeoutError
+            self._scope.cancel()

@@ -8,6 +8,7 @@ who holds a good key behind the same address is let in all the same, only a mome
 
 import hmac
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import anyio
@@ -129,18 +130,18 @@ class ApiKeys:
 
     async def __call__(self, request: Request[Any, Any, Any]) -> Principal:
         """See `hes.web.auth.Authenticator`. Raises also: TooMany, but never for a good key."""
-        keys = read_keys(request.headers)
+        hashed = [(key, digest_of(key)) for key in read_keys(request.headers)]
+        for key, digest in hashed:  # all of them before storage is asked: one of Basic's two is no key
+            if principal := self._at_hand(key, digest):
+                return principal
         try:
-            return await self._find(keys, gathered=self._wrong_keys.are_too_many(request))
+            return await self._find(hashed, gathered=self._wrong_keys.are_too_many(request))
         except NotAuthenticated:
             self._wrong_keys.count(request)
             raise
 
-    async def _find(self, keys: tuple[bytes, ...], *, gathered: bool) -> Principal:
-        hashed = [(key, digest_of(key)) for key in keys]
-        for key, digest in hashed:  # all of them before storage is asked: one of Basic's two is no key
-            if principal := self._at_hand(key, digest):
-                return principal
+    async def _find(self, hashed: Sequence[tuple[bytes, bytes]], *, gathered: bool) -> Principal:
+        """In storage. `hashed`: keys, each with its digest."""
         for key, digest in hashed:
             if principal := await self._stored.look_up(id_in(key), digest, gathered=gathered):
                 return principal

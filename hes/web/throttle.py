@@ -6,6 +6,7 @@ forgotten, and begins anew.
 
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ _log = logging.getLogger("hes.web")
 
 IpAddress = IPv4Address | IPv6Address
 _ROUNDING: Final = 1e-6
+_LONGEST_ADDRESS: Final = 64
+"""Of IPv6 with the name of an interface; longer texts of a stranger's are not remembered either."""
 _NOWHERE: Final = "?"
 """Who has no address, as over a Unix socket, shares one bucket with all such."""
 
@@ -149,8 +152,11 @@ def _hops(request: Request[Any, Any, Any]) -> Iterator[str]:
     return reversed([hop.strip() for hop in ",".join(lines).split(",")])
 
 
+@lru_cache(maxsize=1000)
 def read_address(text: str) -> IpAddress | None:
-    """None: it is none."""
+    """None: it is none. The last ones are remembered: the same few clients ask again and again."""
+    if len(text) > _LONGEST_ADDRESS:
+        return None
     try:
         address = ip_address(text)
     except ValueError:
