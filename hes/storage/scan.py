@@ -33,6 +33,8 @@ _ASIDE = frozenset(Status) - {Status.QUEUED, Status.SENDING, Status.SENT, Status
 """Those of `tables.IS_ASIDE`."""
 _IN_NO_ORDER = {Status.QUEUED: tables.IS_WAITING, Status.SENDING: tables.IS_LEASED}
 """The indexes that hold them are made for the queue."""
+_MANY = 1_000_000_000
+"""As good as no limit, but one all the same: SQLite then looks there first."""
 _BEFORE_ALL, _BEHIND_ALL = "", "g"
 """Ids begin with a hexadecimal digit."""
 
@@ -59,6 +61,8 @@ def scan(
 
     `conditions`: what must hold of the email's rows in `emails` and `deliveries`, besides that they are the project's.
     `statuses`: those that the conditions leave. `is_over`: asked between two steps; the first one is always made.
+    When the time is over it goes on at a second, and not behind the email that was looked at last: that one may be out
+    of the reach, and the cursor would tell its id.
     """
     few = _few(connection, reach, query, statuses)
     project = reach.project
@@ -68,8 +72,11 @@ def scan(
     while True:
         stretch = {"before": before, "first": end}
         last = connection.execute(every.limit(1).offset(step - 1), stretch).scalar_one_or_none()
+        if last is not None:
+            bound = _at_its_second(last)
+            last = bound if bound > end else None
         missing = query.limit + 1 - len(found)
-        fitting = _of_all(project) if few is None else _of_few(few.limit(step), project)
+        fitting = _of_all(project) if few is None else _of_few(few.limit(_MANY), project)
         some = fitting.where(*conditions).limit(missing)
         found += map(EmailId, connection.execute(some, stretch | {"first": last or end}).scalars())
         if len(found) > query.limit:
@@ -79,6 +86,12 @@ def scan(
         if is_over():
             return Found(tuple(found), EmailId(last))
         before, step = last, min(GROWTH * step, LONGEST_STEP)
+
+
+def _at_its_second(email_id: str) -> str:
+    """Smaller than all ids of that second, and an id by its form."""
+    at = int(email_id.replace("-", "")[:12], 16)
+    return f"{first_id_at(at - at % 1000)}-7000-8000-000000000000"
 
 
 def _before(query: ListQuery) -> str:

@@ -15,10 +15,13 @@ from hes.storage.postgres import CONNECTIONS, PostgresDatabase
 from hes.storage.records import ListQuery, Reach, StoredEmail
 from hes.storage.sql import SqlStorage
 from hes.storage.sqlite import READERS, SqliteDatabase
+from hes.web.requests import is_id
 from tests.actors.parts import in_virtual_time
 from tests.storage.harness import NOW, SHOP, Bench, new_email, only_sql
 
 HOUR = 3600_000
+OLDER = EmailId("018bcfe5-6800-7000-8000-000000000001")
+"""Than all that the harness makes."""
 
 
 async def all_sorts(bench: Bench) -> dict[EmailId, StoredEmail]:
@@ -106,7 +109,7 @@ async def test_each_filter_stays_within_the_reach(bench: Bench, monkeypatch: pyt
 async def test_a_list_whose_time_is_over_ends_where_it_is(
     bench: Bench, sql: SqlStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = await bench.accept(tags={"kind": "rare"})
+    first = await bench.accept(tags={"kind": "rare"}, id=OLDER)
     for _ in range(6):
         await bench.accept()
     monkeypatch.setattr("hes.storage.sql.SEARCH_SECONDS", -1.0)
@@ -115,6 +118,24 @@ async def test_a_list_whose_time_is_over_ends_where_it_is(
     assert page.emails == ()
     assert page.behind is not None
     assert [s.delivery.email_id for s in await listed(bench, query)] == [first]
+
+
+@only_sql
+async def test_where_it_goes_on_says_nothing_of_emails_that_are_out_of_reach(
+    bench: Bench, sql: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    news = [new_email(to=(Address("bob@example.net"),)) for _ in range(6)]
+    news.append(new_email(to=(Address("bob@example.net"),), id=OLDER))
+    ids = {(await sql.accept(replace(new, reference="order 7"))).id for new in news}
+    monkeypatch.setattr("hes.storage.sql.SEARCH_SECONDS", -1.0)
+    for reach, query in (
+        (Reach("another"), ListQuery(to="bob@example.net", limit=1)),
+        (Reach(SHOP.project, only_test=True), ListQuery(reference="order 7", limit=1)),
+        (Reach(SHOP.project, sender_domains=("other.example",)), ListQuery(limit=1)),
+    ):
+        page = await sql.list(reach, query)
+        assert (page.emails, page.behind in ids) == ((), False)
+        assert page.behind is None or is_id(page.behind)
 
 
 @only_sql

@@ -12,6 +12,7 @@ from hes.model import EmailId, Leased, Room
 from hes.storage.records import BatchItem, NewEmail
 from hes.web import many
 from hes.web.many import _item
+from tests.storage.harness import new_email
 from tests.web.service import LEAST, MAX_BODY_BYTES, NOWHERE, Service, later, paths_in, problem_in
 
 
@@ -311,7 +312,8 @@ async def test_a_list_is_newest_first_and_its_pages_never_shift(hes: Service) ->
 async def test_where_looking_takes_long_a_page_may_be_empty_and_its_cursor_leads_on(
     hes: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rare = await accepted(hes, tags={"kind": "rare"})
+    older = new_email(project="default", tags={"kind": "rare"}, id=EmailId("018bcfe5-6800-7000-8000-000000000001"))
+    rare = (await hes.storage.accept(older)).id
     for _ in range(2):
         await accepted(hes)
     monkeypatch.setattr("hes.storage.sql.SEARCH_SECONDS", -1.0)
