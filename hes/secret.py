@@ -12,6 +12,9 @@ class Wrong(ValueError):
     """What is wrong with a value, in words that go behind the setting's name."""
 
 
+_ORIGINS = ("env", "file")
+
+
 class Secret:
     """Something that only `reveal` shows: not repr, str, format, pickle or msgspec.
 
@@ -33,6 +36,8 @@ class Secret:
     def of(cls, spec: str, environ: Mapping[str, str], cwd: Path) -> Self:
         """From `env:NAME`, `file:PATH` or a literal. Raises Wrong, which names the variable or the path."""
         origin, _, name = spec.partition(":")
+        if origin not in _ORIGINS and origin.lower() in _ORIGINS:
+            raise Wrong(f"`{origin}:` is written `{origin.lower()}:`, or it would be taken for the secret itself")
         if origin == "env":
             if not environ.get(name, "").strip():
                 raise Wrong(f"the environment variable {name if name.isidentifier() else 'behind env:'} is not set")

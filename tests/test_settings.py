@@ -475,6 +475,8 @@ def test_a_secret_keeps_its_last_good_value_while_its_file_is_bad(tmp_path: Path
         ("file:empty", "must hold one line"),
         ("file:binary", "not UTF-8"),
         ("file:", "cannot read"),
+        ("FILE:key", "`FILE:` is written `file:`"),
+        ("Env:KEY", "`Env:` is written `env:`"),
         ("env:EMPTY", "EMPTY is not set"),
         ("env:LINES", "LINES must hold one line"),
     ],

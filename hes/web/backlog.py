@@ -14,12 +14,12 @@ too many, which the caller repeats. Bytes are those of the request until they ar
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import anyio
 
-from hes.errors import Overloaded, StorageUnavailable
+from hes.errors import Overloaded, StorageUnavailable, TooMany
 from hes.model import Monotonic
 from hes.storage.email_book import EmailBook
 from hes.storage.records import IdempotencyKey, Reach, Waiting
@@ -115,16 +115,23 @@ class Backlog:
                 self._held_taken[project] += size_bytes
 
     async def take_in(
-        self, reach: Reach, key: IdempotencyKey | None, load: Waiting, store: Callable[[], Awaitable[T]], kind: type[T]
+        self,
+        reach: Reach,
+        key: IdempotencyKey | None,
+        load: Waiting,
+        spending: AbstractContextManager[None],
+        store: Callable[[], Awaitable[T]],
+        kind: type[T],
     ) -> T:
         """What `store` answers, if there is room; if not, what the same request was answered first.
 
-        Raises: Overloaded, KeyReused, and whatever `store` raises.
+        `spending`: around it, what takes from the key's rate. Raises: Overloaded, TooMany, KeyReused, and whatever
+        `store` raises.
         """
         try:
-            with self.room(load, reach.project):
+            with spending, self.room(load, reach.project):
                 return await store()
-        except Overloaded:
+        except (Overloaded, TooMany):
             first = None if key is None else await self._book.first_answer(reach, key, kind)
             if first is None:
                 raise

@@ -172,10 +172,10 @@ async def send_again(
     stored = await desk.storage.read(principal.reach, id_)
     _check_is_own_draft(principal, stored)
     delivery = stored.delivery
-    desk.rates.spend(principal, len(stored.recipients))
     is_at_rest = delivery.status in {Status.FAILED, Status.CANCELLED}  # all others are counted already
     load = Waiting(1, delivery.size_bytes) if is_at_rest else Waiting()
-    with desk.backlog.room(load, principal.project, is_held=True):
+    spending = desk.rates.spend(principal, len(stored.recipients))
+    with spending, desk.backlog.room(load, principal.project, is_held=True):
         await desk.storage.send(principal.reach, id_, send_at)
     desk.wake()
     return await _answer(desk, principal, id_, 202)

@@ -41,11 +41,18 @@ async def send_email(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     with desk.hold_body(request, principal) as charge:
         raw = await read_body(request, desk.body_seconds, charge)
         submission = check_submission(desk, principal, decode(raw))
-        if not submission.is_draft:
-            desk.rates.spend(principal, submission.recipient_count)
         new = new_email(desk, principal, submission, EmailId(desk.new_id()), key)
+        cost = 0 if submission.is_draft else submission.recipient_count
+
+        async def accept() -> Accepted:
+            accepted = await desk.storage.accept(new)
+            if accepted.id != new.email.id:  # the same request was answered before
+                desk.rates.give_back(principal, cost)
+            return accepted
+
+        spending = desk.rates.spend(principal, cost)
         accepted = await desk.backlog.take_in(
-            principal.reach, new.key, Waiting(1, len(raw)), lambda: desk.storage.accept(new), Accepted
+            principal.reach, new.key, Waiting(1, len(raw)), spending, accept, Accepted
         )
     desk.wake()
     return Response(

@@ -137,16 +137,25 @@ async def send_batch(request: Request[Any, Any, Any], desk: NamedDependency[Desk
     with desk.hold_body(request, principal) as charge:
         raw = await read_body(request, desk.body_seconds, charge)
         items = await _read_items(desk, principal, _read_batch(raw))
-        desk.rates.spend(principal, sum(_recipients_to_send(item) for item in items))
         if not any(isinstance(item, NewEmail) for item in items):
             raise Invalid("None of these emails can be taken; `errors` names the fields.", _all_errors(items))
         of_key = IdempotencyKey(key, hashlib.sha256(raw).digest()) if key is not None else None
         load = Waiting(sum(isinstance(item, NewEmail) for item in items), len(raw))
+        cost = sum(_recipients_to_send(item) for item in items)
+        handed_in = {item.email.id for item in items if isinstance(item, NewEmail)}
+
+        async def accept() -> list[BatchItem]:
+            results = await desk.emails.accept_batch(principal.reach, items, of_key)
+            if not {one.accepted.id for one in results if one.accepted} <= handed_in:  # answered before
+                desk.rates.give_back(principal, cost)
+            return results
+
         results = await desk.backlog.take_in(
             principal.reach,
             of_key,
             load,
-            lambda: desk.emails.accept_batch(principal.reach, items, of_key),
+            desk.rates.spend(principal, cost),
+            accept,
             list[BatchItem],
         )
     desk.wake()

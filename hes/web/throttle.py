@@ -6,6 +6,7 @@ forgotten, and begins anew.
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final
@@ -48,7 +49,7 @@ class Buckets:
         return wait if wait > _ROUNDING else 0.0
 
     def take(self, name: str, rate: float, count: float = 1.0) -> None:
-        """Take that many, also more than are in it; then the next one waits for that much longer."""
+        """Take that many, also more than are in it; then the next one waits for that much longer. Below 0: put back."""
         self._full_at[name] = max(self._full_at.pop(name, 0.0), self._monotonic()) + count / rate
         if len(self._full_at) > self._most:
             del self._full_at[next(iter(self._full_at))]
@@ -99,17 +100,28 @@ class Rates:
     def __init__(self, monotonic: Monotonic) -> None:
         self._buckets = Buckets(monotonic)
 
-    def spend(self, principal: Principal, recipients: int) -> None:
-        """So many recipients are to get an email, each of which counts. Raises: TooMany, and then nothing is spent.
+    @contextmanager
+    def spend(self, principal: Principal, recipients: int) -> Iterator[None]:
+        """Around what sends to so many recipients, each of which counts; what raises has spent nothing.
 
         More than a second's worth passes when a second's worth is there; those after it wait the longer.
+        Raises: TooMany, before anything is done.
         """
         rate = principal.rate_per_second
-        if rate is None or not recipients:
-            return
-        if wait := self._buckets.wait_seconds(principal.key_id, rate, max(1.0, rate), recipients):
-            raise TooMany(f"This key may send {rate:g} emails a second; each recipient counts as one.", wait)
-        self._buckets.take(principal.key_id, rate, recipients)
+        if rate is not None and recipients:
+            if wait := self._buckets.wait_seconds(principal.key_id, rate, max(1.0, rate), recipients):
+                raise TooMany(f"This key may send {rate:g} emails a second; each recipient counts as one.", wait)
+            self._buckets.take(principal.key_id, rate, recipients)
+        try:
+            yield
+        except Exception:
+            self.give_back(principal, recipients)
+            raise
+
+    def give_back(self, principal: Principal, recipients: int) -> None:
+        """Nothing was sent to them after all."""
+        if principal.rate_per_second is not None and recipients:
+            self._buckets.take(principal.key_id, principal.rate_per_second, -recipients)
 
 
 _PRIVATE: Final = tuple(

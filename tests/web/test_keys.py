@@ -701,6 +701,20 @@ async def test_what_sends_nothing_spends_nothing_of_it(house: House) -> None:
     assert (await house.send(key=key)).status_code == 202
 
 
+async def test_a_repeat_under_its_idempotency_key_costs_nothing_and_is_never_too_many(house: House) -> None:
+    key = (await house.make(rate_per_second=1))["key"]
+    many = LEAST | {"to": [f"ann{n}@example.org" for n in range(20)]}
+    headers = {"Idempotency-Key": "order-7"}
+    first = await house.send(many, key=key, headers=headers)
+    for _ in range(2):
+        again = await house.send(many, key=key, headers=headers)
+        assert (again.status_code, again.json()) == (202, first.json())
+    assert (await house.send(key=key)).status_code == 429
+    house.passed += 20.01
+    assert (await house.send(many, key=key, headers=headers)).json() == first.json()
+    assert (await house.send(key=key)).status_code == 202
+
+
 # --- nowhere to be seen
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from litestar import Request
 
-from hes.errors import TooMany
+from hes.errors import Overloaded, TooMany
 from hes.web.auth import Principal
 from hes.web.throttle import Buckets, Rates, WrongKeys, client_address
 
@@ -191,31 +191,48 @@ def spender(rate: float | None, key_id: str = "k") -> Principal:
     return Principal(key_id=key_id, project="p", scopes=frozenset(), rate_per_second=rate)
 
 
+def spend(rates: Rates, principal: Principal, recipients: int) -> None:
+    with rates.spend(principal, recipients):
+        pass
+
+
 def test_a_key_may_send_one_seconds_worth_at_once() -> None:
     rates = Rates(time := Time())
     for _ in range(3):
-        rates.spend(spender(3.0), 1)
+        spend(rates, spender(3.0), 1)
     with pytest.raises(TooMany, match="3 emails a second"):
-        rates.spend(spender(3.0), 1)
-    rates.spend(spender(3.0, "another"), 1)
-    rates.spend(spender(None), 1)
+        spend(rates, spender(3.0), 1)
+    spend(rates, spender(3.0, "another"), 1)
+    spend(rates, spender(None), 1)
     time.now += 1 / 3 + 0.001
-    rates.spend(spender(3.0), 1)
+    spend(rates, spender(3.0), 1)
 
 
 def test_a_slow_key_waits_as_long_as_it_is_told() -> None:
     rates = Rates(time := Time())
-    rates.spend(spender(0.1), 1)
+    spend(rates, spender(0.1), 1)
     with pytest.raises(TooMany) as caught:
-        rates.spend(spender(0.1), 1)
+        spend(rates, spender(0.1), 1)
     assert caught.value.headers == {"Retry-After": "10"}
     time.now += 10
-    rates.spend(spender(0.1), 1)
+    spend(rates, spender(0.1), 1)
 
 
 def test_a_large_batch_passes_and_those_after_it_wait() -> None:
     rates = Rates(Time())
-    rates.spend(spender(10.0), recipients=1000)
+    spend(rates, spender(10.0), recipients=1000)
     with pytest.raises(TooMany) as caught:
-        rates.spend(spender(10.0), 1)
+        spend(rates, spender(10.0), 1)
     assert caught.value.headers == {"Retry-After": "100"}
+
+
+def test_what_raises_has_spent_nothing_and_what_was_answered_before_is_given_back() -> None:
+    rates = Rates(Time())
+    for _ in range(3):
+        with pytest.raises(Overloaded), rates.spend(spender(1.0), 50):
+            raise Overloaded("there is no room")
+    with rates.spend(spender(1.0), 50):
+        rates.give_back(spender(1.0), 50)
+    spend(rates, spender(1.0), 1)
+    with pytest.raises(TooMany):
+        spend(rates, spender(1.0), 1)
